@@ -1,0 +1,137 @@
+//! Descriptions of tensors: shape, element type, identity. Storage is owned elsewhere.
+//!
+//! Everything is row-major with the last dimension contiguous.
+
+use std::fmt;
+use std::ops::Index;
+
+/// Element type of a tensor on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit IEEE float.
+    F32,
+    /// 16-bit IEEE float, two to a `u32` word.
+    F16,
+    /// The upper half of an [`DType::F32`], two to a `u32` word.
+    Bf16,
+    /// 32-bit unsigned integer.
+    U32,
+    /// 8-bit integers in blocks of 32 that share an f16 scale.
+    Q8_0,
+    /// 4-bit integers in blocks of 32 that share an f16 scale.
+    Q4_0,
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::U32 => "u32",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+        })
+    }
+}
+
+/// The sizes of a tensor, outermost first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shape(Vec<usize>);
+
+impl Shape {
+    /// Returns the number of elements.
+    pub fn elements(&self) -> usize {
+        self.0.iter().product()
+    }
+
+    /// Returns the sizes, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// Returns the size of the last, contiguous dimension.
+    pub fn last(&self) -> usize {
+        *self.0.last().expect("a shape has at least one dimension")
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    fn from(dims: [usize; N]) -> Self {
+        assert!(N > 0, "a shape has at least one dimension");
+        Self(dims.to_vec())
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        f.pad(&format!("[{}]", dims.join(", ")))
+    }
+}
+
+/// Identity of a tensor within one [`Tensors`] table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub u32);
+
+/// What is known of a tensor without its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorDesc {
+    /// Label for people: a published weight name, or a path such as `layer.3/attn/qkv`.
+    pub name: String,
+    /// Sizes, outermost first.
+    pub shape: Shape,
+    /// Element type on the device.
+    pub dtype: DType,
+}
+
+/// A table of tensor descriptions, addressed by [`TensorId`].
+#[derive(Clone, Debug, Default)]
+pub struct Tensors(Vec<TensorDesc>);
+
+impl Tensors {
+    /// Appends a description and returns its identity.
+    pub fn add(&mut self, name: impl Into<String>, shape: impl Into<Shape>, dtype: DType) -> TensorId {
+        let id = TensorId(u32::try_from(self.0.len()).expect("fewer than 2^32 tensors"));
+        self.0.push(TensorDesc { name: name.into(), shape: shape.into(), dtype });
+        id
+    }
+
+    /// Yields every tensor with its identity, in the order of creation.
+    pub fn iter(&self) -> impl Iterator<Item = (TensorId, &TensorDesc)> {
+        (0u32..).map(TensorId).zip(&self.0)
+    }
+
+    /// Returns the number of tensors.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Tells whether the table has no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Asserts that a tensor has the shape and element type that an operation needs.
+    ///
+    /// # Panics
+    /// When it does not: a graph was put together wrongly.
+    pub fn expect(&self, id: TensorId, shape: impl Into<Shape>, dtype: DType) {
+        let (found, shape) = (&self[id], shape.into());
+        assert!(
+            found.shape == shape && found.dtype == dtype,
+            "tensor `{}`: expected {shape} {dtype}, found {} {}",
+            found.name,
+            found.shape,
+            found.dtype
+        );
+    }
+}
+
+impl Index<TensorId> for Tensors {
+    type Output = TensorDesc;
+
+    fn index(&self, id: TensorId) -> &TensorDesc {
+        &self.0[id.0 as usize]
+    }
+}
