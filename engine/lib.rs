@@ -2,6 +2,8 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod gpu;
+pub mod kernels;
 pub mod quant;
 pub mod tensor;
 

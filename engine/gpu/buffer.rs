@@ -1,0 +1,161 @@
+//! Buffers and the bytes in them.
+
+use half::{bf16, f16};
+
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::quant::Format;
+use crate::tensor::{DType, TensorDesc};
+
+/// A part of a buffer that holds one tensor, or one plane of a weight.
+#[derive(Clone, Debug)]
+pub struct BufferRange {
+    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+impl BufferRange {
+    /// Returns its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns `bytes` of it from `offset` on.
+    ///
+    /// # Panics
+    /// When they lie outside.
+    pub fn slice(&self, offset: u64, bytes: u64) -> Self {
+        assert!(
+            offset + bytes <= self.bytes,
+            "a slice of {bytes} bytes at {offset} leaves {} bytes",
+            self.bytes
+        );
+        Self { buffer: self.buffer.clone(), offset: self.offset + offset, bytes }
+    }
+
+    pub(crate) fn binding(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.buffer,
+            offset: self.offset,
+            size: std::num::NonZeroU64::new(self.bytes),
+        })
+    }
+}
+
+impl Gpu {
+    /// Creates a storage buffer of its own for one tensor or plane. New memory is zero.
+    ///
+    /// # Errors
+    /// When it is larger than a buffer or binding may be, or the device is out of memory.
+    pub fn storage(&self, label: &str, bytes: u64) -> Result<BufferRange> {
+        let summary = self.summary();
+        let limit = summary.max_buffer_bytes.min(summary.max_binding_bytes);
+        if bytes > limit {
+            return Err(Error::Unsupported(format!(
+                "`{label}` takes {bytes} bytes; adapter `{}` binds at most {limit}",
+                summary.name
+            )));
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes.next_multiple_of(4),
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        if pollster::block_on(scope.pop()).is_some() {
+            return Err(Error::Gpu(format!(
+                "adapter `{}` is out of memory: `{label}` takes {bytes} bytes more",
+                summary.name
+            )));
+        }
+        Ok(BufferRange { buffer, offset: 0, bytes: bytes.next_multiple_of(4) })
+    }
+
+    /// Writes words into a range, `offset` bytes from its start.
+    pub fn write(&self, range: &BufferRange, offset: u64, bytes: &[u8]) {
+        debug_assert!(offset + bytes.len() as u64 <= range.bytes);
+        self.queue.write_buffer(&range.buffer, range.offset + offset, bytes);
+    }
+
+    /// Reads a range back; waits for everything submitted before.
+    ///
+    /// # Errors
+    /// When the device was lost or is out of memory.
+    pub fn read(&self, range: &BufferRange) -> Result<Vec<u8>> {
+        let readback = Readback::new(self, range.bytes);
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        readback.copy(&mut encoder, range);
+        self.queue.submit([encoder.finish()]);
+        readback.bytes(self, range.bytes)
+    }
+}
+
+/// A buffer that the host can read, kept for many read-backs.
+#[derive(Debug)]
+pub struct Readback {
+    buffer: wgpu::Buffer,
+}
+
+impl Readback {
+    /// Creates a buffer for at most `bytes`.
+    pub fn new(gpu: &Gpu, bytes: u64) -> Self {
+        let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: bytes,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        Self { buffer }
+    }
+
+    /// Records the copy of a range to the start of the buffer.
+    pub(crate) fn copy(&self, encoder: &mut wgpu::CommandEncoder, range: &BufferRange) {
+        encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &self.buffer, 0, range.bytes);
+    }
+
+    /// Waits for the submitted copy and returns its first `bytes`.
+    ///
+    /// # Errors
+    /// When the device was lost.
+    pub fn bytes(&self, gpu: &Gpu, bytes: u64) -> Result<Vec<u8>> {
+        let slice = self.buffer.slice(..bytes);
+        slice.map_async(wgpu::MapMode::Read, |_| ());
+        gpu.wait()?;
+        let view = slice.get_mapped_range().map_err(|e| Error::Gpu(format!("a read-back failed: {e}")))?;
+        let copy = view.to_vec();
+        drop(view);
+        self.buffer.unmap();
+        Ok(copy)
+    }
+}
+
+/// Converts the values of a tensor to its bytes on the device, one vector per plane.
+pub fn pack_values(desc: &TensorDesc, values: &[f64]) -> Vec<Vec<u8>> {
+    let bytes = |words: Vec<u32>| bytemuck::cast_slice(&words).to_vec();
+    match (desc.dtype, Format::of(desc.dtype)) {
+        (DType::U32, _) => vec![bytes(values.iter().map(|&v| v as u32).collect())],
+        (DType::F32, _) => vec![bytes(values.iter().map(|&v| (v as f32).to_bits()).collect())],
+        (DType::F16, _) => vec![values.iter().flat_map(|&v| f16::from_f64(v).to_le_bytes()).collect()],
+        (DType::Bf16, _) => vec![values.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect()],
+        (_, Some(format)) => {
+            let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+            format.pack(&values, desc.shape.last()).into_iter().map(bytes).collect()
+        }
+        (_, None) => unreachable!("every element type but u32 has a format"),
+    }
+}
+
+/// Converts the bytes of an unquantized tensor to values.
+pub fn unpack_values(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    let words = || bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let halves = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+    match dtype {
+        DType::U32 => words().map(f64::from).collect(),
+        DType::F32 => words().map(|w| f64::from(f32::from_bits(w))).collect(),
+        DType::F16 => halves().map(|h| f16::from_bits(h).to_f64()).collect(),
+        DType::Bf16 => halves().map(|h| bf16::from_bits(h).to_f64()).collect(),
+        DType::Q8_0 | DType::Q4_0 => unreachable!("no kernel writes a quantized tensor"),
+    }
+}

@@ -1,0 +1,282 @@
+//! Adapters, their tier, and the opened device.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+use crate::gpu::pipeline::Pipelines;
+use crate::kernels::Tier;
+
+/// A graphics API that samara runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// Vulkan, on Linux, Windows and Android.
+    Vulkan,
+    /// Metal, on macOS and iOS.
+    Metal,
+    /// Direct3D 12, on Windows.
+    Dx12,
+}
+
+impl Backend {
+    const ALL: [Self; 3] = [Self::Vulkan, Self::Metal, Self::Dx12];
+
+    fn bits(self) -> wgpu::Backends {
+        match self {
+            Self::Vulkan => wgpu::Backends::VULKAN,
+            Self::Metal => wgpu::Backends::METAL,
+            Self::Dx12 => wgpu::Backends::DX12,
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Vulkan => "vulkan",
+            Self::Metal => "metal",
+            Self::Dx12 => "dx12",
+        })
+    }
+}
+
+impl FromStr for Backend {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|backend| backend.to_string() == name)
+            .ok_or_else(|| Error::Input(format!("backend `{name}` is none of vulkan, metal, dx12")))
+    }
+}
+
+/// What a person chooses an adapter by.
+#[derive(Clone, Debug)]
+pub struct AdapterSummary {
+    /// Position in [`adapters`], the number that selects it.
+    pub index: usize,
+    /// The adapter's name.
+    pub name: String,
+    /// The graphics API.
+    pub backend: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
+    pub kind: String,
+    /// Whether the adapter is a program on the CPU: correct, but no measure of any GPU.
+    pub software: bool,
+    /// The kernel variants it runs.
+    pub tier: Tier,
+    /// Largest storage binding, in bytes; larger weights are split.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory, in bytes.
+    pub workgroup_memory_bytes: u32,
+    /// Largest number of invocations in a workgroup.
+    pub max_invocations: u32,
+    /// Smallest and largest subgroup, where subgroups are supported.
+    pub subgroup_sizes: Option<(u32, u32)>,
+}
+
+impl AdapterSummary {
+    fn new(index: usize, info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Self {
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+            wgpu::DeviceType::VirtualGpu => "virtual GPU",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        };
+        let subgroup = features.contains(wgpu::Features::SUBGROUP);
+        Self {
+            index,
+            name: info.name.clone(),
+            backend: info.backend.to_string(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            kind: kind.to_owned(),
+            software: info.device_type == wgpu::DeviceType::Cpu,
+            tier: Tier { f16: features.contains(wgpu::Features::SHADER_F16), subgroup },
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+            max_buffer_bytes: limits.max_buffer_size,
+            workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            subgroup_sizes: subgroup.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        }
+    }
+}
+
+/// Returns the adapters of a backend, or of all of them.
+///
+/// # Errors
+/// When the backend is not part of this platform.
+pub fn adapters(backend: Option<Backend>) -> Result<Vec<AdapterSummary>> {
+    let found = enumerate(backend);
+    Ok(found.iter().enumerate().map(|(index, adapter)| summary(index, adapter)).collect())
+}
+
+fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
+    AdapterSummary::new(index, &adapter.get_info(), adapter.features(), &adapter.limits())
+}
+
+/// Lists adapters, hardware before software.
+fn enumerate(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
+    let bits = backend.map_or(wgpu::Backends::PRIMARY, Backend::bits);
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: bits,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let mut found = pollster::block_on(instance.enumerate_adapters(bits));
+    found.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
+        wgpu::DeviceType::Cpu => 3,
+    });
+    found
+}
+
+/// An opened device with its queue and compiled kernels.
+#[derive(Debug)]
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) pipelines: Pipelines,
+    summary: AdapterSummary,
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    /// Opens an adapter by number or part of its name; without a choice the first, hardware before
+    /// software.
+    ///
+    /// `SAMARA_TIER=plain|f16|subgroup` in the environment masks features above that tier.
+    ///
+    /// # Errors
+    /// When there is no such adapter, or it does not offer the tier that was asked for.
+    pub fn open(choice: Option<&str>, backend: Option<Backend>) -> Result<Self> {
+        let tier = match std::env::var("SAMARA_TIER") {
+            Ok(name) => Some(name.parse::<Tier>().map_err(|e| Error::Input(format!("SAMARA_TIER: {e}")))?),
+            Err(_) => None,
+        };
+        Self::open_tier(choice, backend, tier)
+    }
+
+    /// Opens an adapter like [`Gpu::open`], limited to the features of `tier`.
+    ///
+    /// # Errors
+    /// When there is no such adapter, or it does not offer the tier that was asked for.
+    pub fn open_tier(choice: Option<&str>, backend: Option<Backend>, tier: Option<Tier>) -> Result<Self> {
+        let found = enumerate(backend);
+        let index = choose(&found, choice, backend)?;
+        let adapter = &found[index];
+        let mut summary = summary(index, adapter);
+        if let Some(tier) = tier {
+            if tier.f16 && !summary.tier.f16 || tier.subgroup && !summary.tier.subgroup {
+                return Err(Error::Unsupported(format!(
+                    "adapter `{}` runs tier {}, not the tier {tier} that was asked for",
+                    summary.name, summary.tier
+                )));
+            }
+            summary.tier = tier;
+        }
+        let mut required_features = wgpu::Features::empty();
+        required_features.set(wgpu::Features::SHADER_F16, summary.tier.f16);
+        required_features.set(wgpu::Features::SUBGROUP, summary.tier.subgroup);
+        // Only how large a buffer may be is raised above WebGPU's defaults; kernels fit the defaults.
+        let offered = adapter.limits();
+        let mut required_limits = wgpu::Limits::default().or_worse_values_from(&offered);
+        required_limits.max_storage_buffer_binding_size = offered.max_storage_buffer_binding_size;
+        required_limits.max_buffer_size = offered.max_buffer_size;
+        let opened = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("samara"),
+            required_features,
+            required_limits,
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        }));
+        let (device, queue) = opened
+            .map_err(|e| Error::Unsupported(format!("adapter `{}` cannot be opened: {e}", summary.name)))?;
+        Ok(Self::assemble(device, queue, summary))
+    }
+
+    /// Takes a device that the caller opened; its tier follows from the features it was opened with.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        let summary = AdapterSummary::new(0, &device.adapter_info(), device.features(), &device.limits());
+        Self::assemble(device, queue, summary)
+    }
+
+    fn assemble(device: wgpu::Device, queue: wgpu::Queue, summary: AdapterSummary) -> Self {
+        let fault = Arc::new(Mutex::new(None));
+        let keep = Arc::clone(&fault);
+        let note = move |message: String| {
+            keep.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(message);
+        };
+        let lost = note.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(error.to_string())));
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device reports itself as destroyed: nothing is left to be told.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lost(format!("the device was lost: {message}"));
+            }
+        });
+        Self { device, queue, pipelines: Pipelines::default(), summary, fault }
+    }
+
+    /// Returns what is known of the adapter, with the tier in use.
+    pub fn summary(&self) -> &AdapterSummary {
+        &self.summary
+    }
+
+    /// Returns the tier in use.
+    pub fn tier(&self) -> Tier {
+        self.summary.tier
+    }
+
+    /// Reports an error that the device raised since the last call.
+    ///
+    /// # Errors
+    /// When it raised one: out of memory, lost, or a command it refused.
+    pub fn check(&self) -> Result<()> {
+        match self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+            Some(message) => Err(Error::Gpu(format!("adapter `{}`: {message}", self.summary.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until everything submitted so far is done.
+    ///
+    /// # Errors
+    /// When the device was lost or raised an error.
+    pub fn wait(&self) -> Result<()> {
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        polled.map_err(|e| Error::Gpu(format!("adapter `{}`: {e}", self.summary.name)))?;
+        self.check()
+    }
+}
+
+/// Finds the adapter that a number or a part of a name stands for.
+fn choose(found: &[wgpu::Adapter], choice: Option<&str>, backend: Option<Backend>) -> Result<usize> {
+    let names: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
+    if names.is_empty() {
+        let which = backend.map_or_else(|| "vulkan, metal, dx12".to_owned(), |backend| backend.to_string());
+        return Err(Error::Unsupported(format!(
+            "no GPU adapter was found (looked for {which}); on Linux install a Vulkan driver"
+        )));
+    }
+    let Some(choice) = choice else { return Ok(0) };
+    let by_name = |name: &&String| name.to_lowercase().contains(&choice.to_lowercase());
+    let index = match choice.parse::<usize>() {
+        Ok(index) => (index < names.len()).then_some(index),
+        Err(_) => names.iter().find(by_name).and_then(|name| names.iter().position(|n| n == name)),
+    };
+    index.ok_or_else(|| {
+        Error::Input(format!(
+            "--adapter {choice} matches none of the {} adapters: {}",
+            names.len(),
+            names.join("; ")
+        ))
+    })
+}

@@ -1,0 +1,11 @@
+//! The device: the only module that names `wgpu`. It runs plans and must not know any layer by name.
+
+mod buffer;
+mod device;
+mod executor;
+mod pipeline;
+
+pub use buffer::{BufferRange, Readback, pack_values, unpack_values};
+pub use device::{AdapterSummary, Backend, Gpu, adapters};
+pub use executor::{Bindings, Executor};
+pub use wgpu;

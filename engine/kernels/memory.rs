@@ -1,0 +1,51 @@
+//! Tensor values on the CPU, for references and the graph's oracle: everything as f64.
+
+use half::f16;
+
+use crate::tensor::{DType, TensorId, Tensors};
+
+/// The values of every tensor of a table, each as `f64` whatever its element type.
+///
+/// Values written to an f16 tensor are rounded to f16, as the device stores them; weights hold what
+/// their format dequantizes to.
+#[derive(Debug)]
+pub struct Memory {
+    dtypes: Vec<DType>,
+    values: Vec<Vec<f64>>,
+}
+
+impl Memory {
+    /// Returns a memory with every tensor zero, weights (quantized or not) still to be [`set`](Self::set).
+    pub fn new(tensors: &Tensors) -> Self {
+        Self {
+            dtypes: tensors.iter().map(|(_, desc)| desc.dtype).collect(),
+            values: tensors.iter().map(|(_, desc)| vec![0.0; desc.shape.elements()]).collect(),
+        }
+    }
+
+    /// Returns the values of a tensor.
+    pub fn read(&self, id: TensorId) -> &[f64] {
+        &self.values[id.0 as usize]
+    }
+
+    /// Replaces the values of a tensor.
+    ///
+    /// # Panics
+    /// When the number of values differs from the tensor's.
+    pub fn set(&mut self, id: TensorId, values: Vec<f64>) {
+        let slot = &mut self.values[id.0 as usize];
+        assert_eq!(slot.len(), values.len(), "tensor {} has another number of values", id.0);
+        *slot = values;
+    }
+
+    /// Lets `compute` change one tensor while it reads the others, then rounds it to its element type.
+    pub fn update(&mut self, id: TensorId, compute: impl FnOnce(&mut Self, &mut [f64])) {
+        let index = id.0 as usize;
+        let mut values = std::mem::take(&mut self.values[index]);
+        compute(self, &mut values);
+        if self.dtypes[index] == DType::F16 {
+            values.iter_mut().for_each(|value| *value = f16::from_f64(*value).to_f64());
+        }
+        self.values[index] = values;
+    }
+}

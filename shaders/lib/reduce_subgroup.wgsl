@@ -1,0 +1,39 @@
+// Reductions over a workgroup of WG invocations by subgroup operations: one value per subgroup goes
+// through `scratch`, so two barriers serve any WG. Every invocation must call and gets the result;
+// `scratch` is free again on return. reduce_tree.wgsl defines the same names without subgroups.
+
+struct Invocation {
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+}
+
+fn reduce_add(value: f32, at: Invocation) -> f32 {
+    let part = subgroupAdd(value);
+    if at.lane == 0u {
+        scratch[at.subgroup] = part;
+    }
+    workgroupBarrier();
+    var total = 0.0;
+    for (var i = 0u; i < at.subgroups; i++) {
+        total += scratch[i];
+    }
+    workgroupBarrier();
+    return total;
+}
+
+fn reduce_max(value: f32, at: Invocation) -> f32 {
+    let part = subgroupMax(value);
+    if at.lane == 0u {
+        scratch[at.subgroup] = part;
+    }
+    workgroupBarrier();
+    var top = scratch[0];
+    for (var i = 1u; i < at.subgroups; i++) {
+        top = max(top, scratch[i]);
+    }
+    workgroupBarrier();
+    return top;
+}

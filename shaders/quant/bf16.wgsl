@@ -1,0 +1,28 @@
+// bf16 weights: one plane, two values a word, eight a vector; a half shifted to the top of a word is
+// the f32 it stands for. engine/quant/bf16.rs writes it.
+
+@group(1) @binding(0) var<storage, read> weights: array<vec4<u32>>; // [rows, cols / 8]
+
+struct Weight16 {
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
+}
+
+fn widen(words: vec2<u32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4<u32>(
+        words.x << 16u,
+        words.x & 0xffff0000u,
+        words.y << 16u,
+        words.y & 0xffff0000u,
+    ));
+}
+
+// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
+fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
+    let at = row * (cols / 8u) + chunk * 2u;
+    let low = weights[at];
+    let high = weights[at + 1u];
+    return Weight16(widen(low.xy), widen(low.zw), widen(high.xy), widen(high.zw));
+}

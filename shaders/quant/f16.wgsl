@@ -1,0 +1,23 @@
+// f16 weights: one plane, two values a word, eight a vector. engine/quant/f16.rs writes it.
+
+@group(1) @binding(0) var<storage, read> weights: array<vec4<u32>>; // [rows, cols / 8]
+
+struct Weight16 {
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
+}
+
+// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
+fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
+    let at = row * (cols / 8u) + chunk * 2u;
+    let low = weights[at];
+    let high = weights[at + 1u];
+    return Weight16(
+        vec4<f32>(half2_load(low.x), half2_load(low.y)),
+        vec4<f32>(half2_load(low.z), half2_load(low.w)),
+        vec4<f32>(half2_load(high.x), half2_load(high.y)),
+        vec4<f32>(half2_load(high.z), half2_load(high.w)),
+    );
+}

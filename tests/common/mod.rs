@@ -1,0 +1,39 @@
+//! Shared by the integration tests.
+#![allow(dead_code)] // Each test binary uses its own part.
+
+use samara::gpu::Gpu;
+use samara::kernels::Tier;
+
+/// Opens the default adapter for each tier that it runs; says so when there is none.
+///
+/// With `REQUIRE_GPU=1` a missing adapter is a failure.
+pub fn gpus() -> Vec<Gpu> {
+    let found: Vec<Gpu> =
+        Tier::ALL.into_iter().filter_map(|tier| Gpu::open_tier(None, None, Some(tier)).ok()).collect();
+    if found.is_empty() {
+        skipped();
+    }
+    found
+}
+
+/// Opens the default adapter at its own tier, or says that there is none.
+pub fn gpu() -> Option<Gpu> {
+    let found = Gpu::open(None, None).ok();
+    if found.is_none() {
+        skipped();
+    }
+    found
+}
+
+fn skipped() {
+    assert!(std::env::var_os("REQUIRE_GPU").is_none_or(|v| v != "1"), "REQUIRE_GPU=1 but no GPU adapter");
+    eprintln!("skipped: no GPU adapter");
+}
+
+/// Normalised mean squared error, sum((y - r)^2) / sum(r^2); 0 when both are all zero.
+pub fn nmse(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let error: f64 = found.iter().zip(expected).map(|(y, r)| (y - r) * (y - r)).sum();
+    let power: f64 = expected.iter().map(|r| r * r).sum();
+    if error == 0.0 { 0.0 } else { error / power }
+}
