@@ -6,5 +6,6 @@ pub mod gpu;
 pub mod kernels;
 pub mod quant;
 pub mod tensor;
+pub mod tokenizer;
 
 pub use error::{Error, Result};
