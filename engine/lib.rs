@@ -5,6 +5,7 @@ pub mod error;
 pub mod gpu;
 pub mod kernels;
 pub mod quant;
+pub mod sampler;
 pub mod tensor;
 pub mod tokenizer;
 
