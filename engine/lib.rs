@@ -1,4 +1,47 @@
-//! samara: see the README; this page is completed with the session API.
+//! OpenELM language models on any GPU: hand-written WGSL kernels driven by a graph executor.
+//!
+//! ```
+//! use samara::tokenizer::Tokenizer;
+//! use samara::{LoadOptions, Model, sampler::Sampler};
+//!
+//! # fn main() -> samara::Result<()> {
+//! # if samara::gpu::adapters(None)?.is_empty() {
+//! #     eprintln!("skipped: no GPU adapter");
+//! #     return Ok(());
+//! # }
+//! // The embedded demo model; a directory in Hugging Face layout works the same way.
+//! let model = Model::load("demo", LoadOptions::default())?;
+//! let tokenizer = Tokenizer::from_bytes(samara::model::demo::TOKENIZER, "demo")?;
+//! let prompt = tokenizer.encode("The Fox and the Grapes", Some(model.config().bos_token_id))?;
+//!
+//! let mut session = model.session(None)?;
+//! session.prefill(&prompt)?;
+//! let ids = session.generate(Sampler::greedy()).take(12).collect::<samara::Result<Vec<u32>>>()?;
+//! assert!(tokenizer.decode(&ids)?.starts_with("\n\nA Fox one day"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it is put together
+//!
+//! [`session`] asks [`model`] for the [`graph`] of one step, built of primitive operations on
+//! [`kernels`]; named rules fuse it; a plan gives its activations buffers; [`gpu`] builds every pipeline
+//! and bind group once and then only replays. Everything but `gpu` is plain data and never names `wgpu`.
+//!
+//! # Dimensions
+//!
+//! Tensors are row-major with the last dimension contiguous, written `[T, D]`:
+//!
+//! | letter | meaning |
+//! |---|---|
+//! | `T` | tokens of this step |
+//! | `S` | capacity of the KV cache, in tokens |
+//! | `D` | model dimension |
+//! | `H`, `Hkv` | query heads, key/value heads of a layer |
+//! | `Dh` | dimension of a head |
+//! | `F` | FFN width of a layer |
+//! | `V` | vocabulary |
+//! | `L` | layers |
 #![warn(missing_docs)]
 
 pub mod error;

@@ -19,7 +19,7 @@ pub use memory::Memory;
 
 use crate::error::Error;
 use crate::quant::Format;
-use crate::tensor::TensorId;
+use crate::tensor::{DType, TensorId};
 
 /// Declares the kernel modules and lists them: the one word that a new kernel adds.
 macro_rules! kernels {
@@ -32,7 +32,21 @@ macro_rules! kernels {
 }
 
 kernels! {
+    add
+    add_rms_norm
+    argmax
+    attention
+    embed
+    kv_write
+    matmul
+    matmul_swiglu
+    matvec
+    matvec_swiglu
+    qk_norm
+    qk_norm_rope
     rms_norm
+    rope
+    swiglu
 }
 
 /// A kernel of the list, with the cases that test and bench it.
@@ -89,9 +103,13 @@ impl Tier {
         if self.subgroup { fragment!("lib/reduce_subgroup.wgsl") } else { fragment!("lib/reduce_tree.wgsl") }
     }
 
-    /// Returns the conversions between a word and two f16 values (`half2_load`, `half2_store`).
-    pub fn half(self) -> Fragment {
-        if self.f16 { fragment!("lib/half_native.wgsl") } else { fragment!("lib/half_packed.wgsl") }
+    /// Returns the sum of a vector over a workgroup (`Invocation`, `reduce_add4`).
+    pub fn reduce4(self) -> Fragment {
+        if self.subgroup {
+            fragment!("lib/reduce4_subgroup.wgsl")
+        } else {
+            fragment!("lib/reduce4_tree.wgsl")
+        }
     }
 }
 
@@ -210,14 +228,28 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
 }
 
 /// Returns the fragment that binds the planes of a format in group 1 and reads 16 values at a time
-/// (`Weight16`, `weight16(row, chunk, cols)`).
-pub fn weight_fragment(format: Format) -> Fragment {
+/// (`Weight16`, `weight16(row, chunk, cols)`): in q8_0 those are one 16-byte load.
+pub fn weight_fragment(format: Format, tier: Tier) -> Fragment {
     match format {
         Format::F32 => fragment!("quant/f32.wgsl"),
+        Format::F16 if tier.f16 => fragment!("quant/f16_native.wgsl"),
         Format::F16 => fragment!("quant/f16.wgsl"),
         Format::Bf16 => fragment!("quant/bf16.wgsl"),
         Format::Q8_0 => fragment!("quant/q8_0.wgsl"),
         Format::Q4_0 => fragment!("quant/q4_0.wgsl"),
+    }
+}
+
+/// Returns the fragment that loads and stores four values of a KV cache (`Kv4`, `kv_load`, `kv_store`).
+///
+/// # Panics
+/// When the element type is neither f16 nor f32.
+pub fn kv_fragment(dtype: DType, tier: Tier) -> Fragment {
+    match dtype {
+        DType::F16 if tier.f16 => fragment!("lib/kv_f16_native.wgsl"),
+        DType::F16 => fragment!("lib/kv_f16.wgsl"),
+        DType::F32 => fragment!("lib/kv_f32.wgsl"),
+        _ => panic!("a KV cache is f16 or f32, not {dtype}"),
     }
 }
 
@@ -230,6 +262,13 @@ pub fn join(fragments: &[Fragment]) -> String {
     // A directive leaves an empty line behind, so that error lines stay true but for those hoisted.
     let body = lines().map(|line| if line.starts_with("enable ") { "" } else { line });
     enables.into_iter().chain(body).collect::<Vec<_>>().join("\n")
+}
+
+/// Returns a grid of at least `groups` workgroups, in two dimensions when one cannot hold them; the
+/// number of a workgroup is `y * width + x`.
+pub(crate) fn grid(groups: usize) -> [u32; 3] {
+    let width = groups.clamp(1, 65535);
+    [dim(width), dim(groups.div_ceil(width)), 1]
 }
 
 /// Converts a size to the `u32` of a `Params` field.

@@ -1,4 +1,5 @@
-// f16 weights: one plane, two values a word, eight a vector. engine/quant/f16.rs writes it.
+// f16 weights without the f16 feature: one plane, two values a word, eight a vector.
+// engine/quant/f16.rs writes it; f16_native.wgsl reads the same bytes with the feature.
 
 @group(1) @binding(0) var<storage, read> weights: array<vec4<u32>>; // [rows, cols / 8]
 
@@ -15,9 +16,9 @@ fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
     let low = weights[at];
     let high = weights[at + 1u];
     return Weight16(
-        vec4<f32>(half2_load(low.x), half2_load(low.y)),
-        vec4<f32>(half2_load(low.z), half2_load(low.w)),
-        vec4<f32>(half2_load(high.x), half2_load(high.y)),
-        vec4<f32>(half2_load(high.z), half2_load(high.w)),
+        vec4<f32>(unpack2x16float(low.x), unpack2x16float(low.y)),
+        vec4<f32>(unpack2x16float(low.z), unpack2x16float(low.w)),
+        vec4<f32>(unpack2x16float(high.x), unpack2x16float(high.y)),
+        vec4<f32>(unpack2x16float(high.z), unpack2x16float(high.w)),
     );
 }

@@ -21,7 +21,7 @@ fn nibbles(word: u32) -> vec4<f32> {
 fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
     let words = quants[row * (cols / 16u) + chunk];
     let block = chunk / 2u;
-    let pair = half2_load(scales[row * ((cols + 32u) / 64u) + block / 2u]);
+    let pair = unpack2x16float(scales[row * ((cols + 32u) / 64u) + block / 2u]);
     let scale = select(pair.x, pair.y, (block & 1u) == 1u);
     return Weight16(
         nibbles(words.x) * scale,

@@ -15,7 +15,7 @@ struct Weight16 {
 fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
     let words = quants[row * (cols / 16u) + chunk];
     let block = chunk / 2u;
-    let pair = half2_load(scales[row * ((cols + 32u) / 64u) + block / 2u]);
+    let pair = unpack2x16float(scales[row * ((cols + 32u) / 64u) + block / 2u]);
     let scale = select(pair.x, pair.y, (block & 1u) == 1u);
     return Weight16(
         vec4<f32>(unpack4xI8(words.x)) * scale,

@@ -1,0 +1,139 @@
+//! `out[t, row0 + r] = W[r, :] . x[t, :]`: every projection and the head for several tokens, in every
+//! weight format.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{
+    Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment,
+    weight_fragment,
+};
+use crate::quant::Format;
+use crate::tensor::{DType, TensorId, Tensors};
+
+/// Tokens and rows of the tile that one workgroup computes; as in the shader.
+const TILE: usize = 32;
+
+/// Matrix product.
+#[derive(Clone, Debug)]
+pub struct Matmul {
+    /// Activations, `[T, K]` f32.
+    pub x: TensorId,
+    /// Rows `row0..` of the matrix, `[rows, K]` in any weight format.
+    pub weight: TensorId,
+    /// Products, `[T, N]` f32; `rows` columns are written.
+    pub out: TensorId,
+    /// First row of the weight in the whole matrix.
+    pub row0: usize,
+    format: Format,
+    tokens: usize,
+    rows: usize,
+    cols: usize,
+    width: usize,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    cols: u32,
+    rows: u32,
+    row0: u32,
+    tokens: u32,
+    width: u32,
+}
+
+const _: () = assert!(size_of::<Params>() == 20);
+
+impl Matmul {
+    /// Returns the product of `x` and the transposed `weight` into columns `row0..` of `out`.
+    ///
+    /// # Panics
+    /// When shapes do not fit, `K` is no multiple of 32 or the weight has no weight format.
+    pub fn new(tensors: &Tensors, x: TensorId, weight: TensorId, out: TensorId, row0: usize) -> Self {
+        let &[rows, cols] = tensors[weight].shape.dims() else { panic!("a weight is [rows, K]") };
+        let format = Format::of(tensors[weight].dtype).expect("a weight has a weight format");
+        let &[tokens, width] = tensors[out].shape.dims() else { panic!("a product is [T, N]") };
+        assert!(cols.is_multiple_of(32) && row0 + rows <= width, "K {cols}, rows {row0}..{}, N {width}", row0 + rows);
+        tensors.expect(x, [tokens, cols], DType::F32);
+        tensors.expect(out, [tokens, width], DType::F32);
+        Self { x, weight, out, row0, format, tokens, rows, cols, width }
+    }
+}
+
+impl Kernel for Matmul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn source(&self, tier: Tier) -> Vec<Fragment> {
+        vec![fragment!("matmul.wgsl"), weight_fragment(self.format, tier)]
+    }
+
+    fn operands(&self) -> Vec<Operand> {
+        let whole = self.rows == self.width;
+        let out = if whole { Operand::write(self.out) } else { Operand::read_write(self.out) };
+        vec![Operand::read(self.x), out, Operand::weight(self.weight)]
+    }
+
+    fn dispatch(&self, _tier: Tier) -> Dispatch {
+        let params = Params {
+            cols: dim(self.cols),
+            rows: dim(self.rows),
+            row0: dim(self.row0),
+            tokens: dim(self.tokens),
+            width: dim(self.width),
+        };
+        Dispatch {
+            overrides: Vec::new(),
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: [dim(self.rows.div_ceil(TILE)), dim(self.tokens.div_ceil(TILE)), 1],
+        }
+    }
+
+    fn cost(&self) -> Cost {
+        let activations = 4 * (self.tokens * (self.cols + self.rows)) as u64;
+        Cost {
+            bytes: self.format.bytes(self.rows, self.cols) + activations,
+            flops: 2 * (self.tokens * self.rows * self.cols) as u64,
+        }
+    }
+
+    fn reference(&self, memory: &mut Memory) {
+        memory.update(self.out, |memory, out| {
+            let (x, weight) = (memory.read(self.x), memory.read(self.weight));
+            for (t, x) in x.chunks(self.cols).enumerate() {
+                for (r, row) in weight.chunks(self.cols).enumerate() {
+                    out[t * self.width + self.row0 + r] = row.iter().zip(x).map(|(w, x)| w * x).sum();
+                }
+            }
+        });
+    }
+}
+
+/// A real projection in every format, every kind of ragged edge, and partial ones.
+pub fn cases() -> Vec<Case> {
+    let case = |label: &str, format: Format, sizes: [usize; 3], [row0, width]: [usize; 2], fill: Fill| {
+        let [tokens, rows, cols] = sizes;
+        let label = format!("{label}, T {tokens}, {rows} x {cols} at {row0} of {width}, {format}");
+        let mut case = CaseBuilder::new(label);
+        if rows * cols > 1 << 19 {
+            case = case.benched();
+        }
+        let x = case.tensor("x", [tokens, cols], DType::F32, fill);
+        let weight = case.tensor("weight", [rows, cols], format.dtype(), Fill::Uniform(1.0));
+        let out = case.tensor("out", [tokens, width], DType::F32, Fill::Zero);
+        let kernel = Matmul::new(&case.tensors, x, weight, out, row0);
+        case.build(kernel, 1e-12, "f32 sums of at most 1280 products")
+    };
+    let mut cases = Vec::new();
+    for format in Format::ALL {
+        let random = || Fill::Uniform(1.0);
+        cases.push(case("270M out", format, [32, 1280, 768], [0, 1280], random()));
+        cases.push(case("two tokens", format, [2, 64, 1280], [0, 64], random()));
+        cases.push(case("one row and column step", format, [3, 1, 32], [0, 1], random()));
+        cases.push(case("half a scale word", format, [7, 33, 96], [0, 33], random()));
+        cases.push(case("part of a split weight", format, [17, 40, 160], [5, 50], random()));
+        cases.push(case("a token and a row past a tile", format, [33, 65, 64], [0, 65], random()));
+        cases.push(case("magnitudes 2^-20 to 2^20", format, [5, 10, 256], [0, 10], Fill::Extreme));
+    }
+    cases
+}

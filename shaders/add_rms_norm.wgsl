@@ -1,0 +1,38 @@
+// Residual add, then RMSNorm of the sum, in one pass over the row.
+//   sum[t,:] = a[t,:] + b[t,:];   out[t,:] = sum[t,:] * weight * rsqrt(mean(sum[t,:]^2) + eps)
+// One workgroup per row t; invocation i takes the vectors i, i + WG, ... and reads back only what it
+// wrote to sum itself, so no barrier stands between. Sum of squares in f32.
+// Saves a launch and one read of [T, D] against add followed by rms_norm.
+
+override WG: u32 = 64;
+
+struct Params {
+    model_dim: u32, // D, a multiple of 4
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>; // [T, D / 4]
+@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>; // [T, D / 4]
+@group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>; // [D / 4]
+@group(0) @binding(4) var<storage, read_write> sum: array<vec4<f32>>; // [T, D / 4]
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>; // [T, D / 4]
+
+var<workgroup> scratch: array<f32, WG>; // of reduce_add
+
+@compute @workgroup_size(WG)
+fn main(at: Invocation) {
+    let vectors = params.model_dim / 4u;
+    let row = at.group.x * vectors;
+    var squares = 0.0;
+    for (var i = at.index; i < vectors; i += WG) {
+        let v = a[row + i] + b[row + i];
+        sum[row + i] = v;
+        squares += dot(v, v);
+    }
+    let mean = reduce_add(squares, at) / f32(params.model_dim);
+    let scale = inverseSqrt(mean + params.eps);
+    for (var i = at.index; i < vectors; i += WG) {
+        out[row + i] = sum[row + i] * weight[i] * scale;
+    }
+}

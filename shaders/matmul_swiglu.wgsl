@@ -1,0 +1,85 @@
+// Gate and up projections of several tokens with their SwiGLU product.
+//   out[t,f] = silu(W[f,:] . x[t,:]) * (W[F+f,:] . x[t,:]),   silu(g) = g / (1 + exp(-g))
+// The tile of matmul.wgsl with 16 gate rows and the 16 up rows of the same outputs: an invocation's
+// 4 x 4 sums are gate and up of 2 outputs for 4 tokens, so the product needs no exchange, and the
+// [T, 2F] intermediate is never stored. f32 accumulation; exp(-g) is kept finite. Tokens and outputs
+// past the end repeat the last one, unwritten.
+
+const TILE = 32u;
+const STEP = 32u; // columns
+const PITCH = 9u; // vectors of a staged row: STEP / 4 and one to skew the banks
+
+struct Params {
+    cols: u32, // K, a multiple of STEP
+    ffn_dim: u32, // F
+    tokens: u32, // T
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [T, K / 4]
+@group(0) @binding(2) var<storage, read_write> out: array<f32>; // [T, F]
+
+var<workgroup> x_tile: array<vec4<f32>, 288>; // TILE x PITCH, each invocation stages 4 vectors
+var<workgroup> w_tile: array<vec4<f32>, 288>; // TILE x PITCH, each invocation stages one chunk of 16
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) i: u32) {
+    let first = group.x * TILE / 2u;
+    let first_token = group.y * TILE;
+    let vectors = params.cols / 4u;
+    // Staging: two invocations a row of W, eight a row of x. Tile rows 0..16 are gates, 16..32 ups.
+    let tile_row = i / 2u;
+    let w_row = min(first + tile_row % 16u, params.ffn_dim - 1u) + tile_row / 16u * params.ffn_dim;
+    let w_to = tile_row * PITCH + i % 2u * 4u;
+    let j = i % 8u;
+    let k = i / 8u;
+    var sums0 = vec4<f32>(0.0);
+    var sums1 = vec4<f32>(0.0);
+    var sums2 = vec4<f32>(0.0);
+    var sums3 = vec4<f32>(0.0);
+    for (var step = 0u; step < params.cols / STEP; step++) {
+        let w = weight16(w_row, step * 2u + i % 2u, params.cols);
+        w_tile[w_to] = w.a;
+        w_tile[w_to + 1u] = w.b;
+        w_tile[w_to + 2u] = w.c;
+        w_tile[w_to + 3u] = w.d;
+        for (var t = k; t < TILE; t += 8u) {
+            let token = min(first_token + t, params.tokens - 1u);
+            x_tile[t * PITCH + j] = x[token * vectors + step * 8u + j];
+        }
+        workgroupBarrier();
+        for (var c = 0u; c < STEP / 4u; c++) {
+            let w0 = w_tile[j * PITCH + c];
+            let w1 = w_tile[(j + 8u) * PITCH + c];
+            let w2 = w_tile[(j + 16u) * PITCH + c];
+            let w3 = w_tile[(j + 24u) * PITCH + c];
+            let x0 = x_tile[k * PITCH + c];
+            let x1 = x_tile[(k + 8u) * PITCH + c];
+            let x2 = x_tile[(k + 16u) * PITCH + c];
+            let x3 = x_tile[(k + 24u) * PITCH + c];
+            sums0 += vec4<f32>(dot(w0, x0), dot(w1, x0), dot(w2, x0), dot(w3, x0));
+            sums1 += vec4<f32>(dot(w0, x1), dot(w1, x1), dot(w2, x1), dot(w3, x1));
+            sums2 += vec4<f32>(dot(w0, x2), dot(w1, x2), dot(w2, x2), dot(w3, x2));
+            sums3 += vec4<f32>(dot(w0, x3), dot(w1, x3), dot(w2, x3), dot(w3, x3));
+        }
+        workgroupBarrier();
+    }
+    store(first_token + k, first + j, sums0);
+    store(first_token + k + 8u, first + j, sums1);
+    store(first_token + k + 16u, first + j, sums2);
+    store(first_token + k + 24u, first + j, sums3);
+}
+
+// Outputs f and f + 8 of one token from (gate f, gate f + 8, up f, up f + 8).
+fn store(token: u32, f: u32, sums: vec4<f32>) {
+    let products = sums.xy / (1.0 + exp(min(-sums.xy, vec2<f32>(88.0)))) * sums.zw;
+    if token < params.tokens {
+        let to = token * params.ffn_dim;
+        if f < params.ffn_dim {
+            out[to + f] = products.x;
+        }
+        if f + 8u < params.ffn_dim {
+            out[to + f + 8u] = products.y;
+        }
+    }
+}

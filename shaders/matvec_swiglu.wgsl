@@ -1,0 +1,52 @@
+// Gate and up projections of one token with their SwiGLU product.
+//   out[f] = silu(W[f,:] . x) * (W[F+f,:] . x),   silu(g) = g / (1 + exp(-g))
+// As matvec, one workgroup computes 4 rows of W: gate and up of 2 outputs. So the [2F] intermediate is
+// never stored, and a launch is saved. f32 accumulation; exp(-g) is kept finite. An output past the end
+// is computed as the last one and not written.
+
+override WG: u32 = 32;
+
+struct Params {
+    cols: u32, // K, a multiple of 32
+    ffn_dim: u32, // F
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [K / 4]
+@group(0) @binding(2) var<storage, read_write> out: array<f32>; // [F]
+
+var<workgroup> scratch: array<vec4<f32>, WG>; // of reduce_add4
+
+fn dot16(w: Weight16, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> f32 {
+    return dot(w.a, a) + dot(w.b, b) + dot(w.c, c) + dot(w.d, d);
+}
+
+@compute @workgroup_size(WG)
+fn main(at: Invocation) {
+    let first = (at.group.y * at.groups.x + at.group.x) * 2u;
+    let gates = min(vec2<u32>(first, first + 1u), vec2<u32>(params.ffn_dim - 1u));
+    let ups = gates + params.ffn_dim;
+    var sums = vec4<f32>(0.0);
+    for (var chunk = at.index; chunk < params.cols / 16u; chunk += WG) {
+        let a = x[chunk * 4u];
+        let b = x[chunk * 4u + 1u];
+        let c = x[chunk * 4u + 2u];
+        let d = x[chunk * 4u + 3u];
+        sums += vec4<f32>(
+            dot16(weight16(gates.x, chunk, params.cols), a, b, c, d),
+            dot16(weight16(gates.y, chunk, params.cols), a, b, c, d),
+            dot16(weight16(ups.x, chunk, params.cols), a, b, c, d),
+            dot16(weight16(ups.y, chunk, params.cols), a, b, c, d),
+        );
+    }
+    let totals = reduce_add4(sums, at);
+    if at.index == 0u {
+        let products = totals.xy / (1.0 + exp(min(-totals.xy, vec2<f32>(88.0)))) * totals.zw;
+        if first < params.ffn_dim {
+            out[first] = products.x;
+        }
+        if first + 1u < params.ffn_dim {
+            out[first + 1u] = products.y;
+        }
+    }
+}
