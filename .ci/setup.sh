@@ -180,7 +180,7 @@ install() {
   manager=$1
   shift
   command=$(install_command "$manager")
-  names=$(for what in "$@"; do packages "$manager" "$what"; done | tr '\n' ' ')
+  names=$(for what in "$@"; do packages "$manager" "$what"; done | xargs)
   if [ "$manager" = apt-get ]; then
     say "Set-up: refreshing the package lists."
     quietly as_root apt-get -qq update || say "warning: a package source is broken; going on with the others."
@@ -197,7 +197,7 @@ install() {
         ;;
     esac
   fi
-  say "Set-up: installing $names"
+  say "Set-up: installing $names."
   # shellcheck disable=SC2086 # a command and a list of names
   quietly as_root $command $names
 }
@@ -228,7 +228,7 @@ set_up() {
     update=
     [ "$manager" != apt-get ] || update="apt-get update && "
     say "Set-up: neither root nor sudo is at hand. Run as root: ${update}$(install_command "$manager") $(
-      for what in "$@"; do packages "$manager" "$what"; done | tr '\n' ' '
+      for what in "$@"; do packages "$manager" "$what"; done | xargs
     )"
   else
     say "Set-up: no package manager is known here; install a C linker and a Vulkan driver by hand."
