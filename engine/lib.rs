@@ -47,6 +47,7 @@
 pub mod error;
 pub mod gpu;
 pub mod kernels;
+pub mod model;
 pub mod quant;
 pub mod sampler;
 pub mod tensor;

@@ -1,0 +1,11 @@
+//! Model files: configurations, named host tensors, synthetic weights and the embedded demo.
+//!
+//! This module reads files and produces values in f32. It knows neither buffers nor adapters.
+
+pub mod config;
+pub mod demo;
+pub mod names;
+mod scaling;
+
+pub use config::{Config, LayerDims};
+pub use scaling::Size;
