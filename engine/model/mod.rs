@@ -5,7 +5,11 @@
 pub mod config;
 pub mod demo;
 pub mod names;
+mod safetensors;
 mod scaling;
+pub mod synth;
+mod weights;
 
 pub use config::{Config, LayerDims};
 pub use scaling::Size;
+pub use weights::{Checkpoint, WeightInfo};

@@ -37,3 +37,6 @@ pub fn nmse(found: &[f64], expected: &[f64]) -> f64 {
     let power: f64 = expected.iter().map(|r| r * r).sum();
     if error == 0.0 { 0.0 } else { error / power }
 }
+//! What several test files share.
+
+pub mod checkpoint;

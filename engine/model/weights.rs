@@ -1,0 +1,357 @@
+//! A checkpoint: a configuration and a source of named host tensors, read by row range as f32.
+//!
+//! Opening checks the presence, shape and element type of every tensor and reads no weight.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use half::bf16;
+use safetensors::tensor::TensorInfo;
+use serde_json::{Map, Value};
+
+use super::config::{Config, PADDED_VOCAB, PUBLISHED_VOCAB};
+use super::safetensors::{TensorFile, float_type, widen, width};
+use super::scaling::Size;
+use super::synth::Stream;
+use super::{demo, names};
+use crate::error::{Error, Result};
+use crate::quant::Format;
+use crate::tensor::{DType, Shape};
+
+/// Largest magnitude of an f16.
+const F16_MAX: f32 = 65504.0;
+/// Values that [`Checkpoint::fits_f16`] holds at a time.
+const SCAN: usize = 1 << 16;
+/// Where weights lie in a model's directory, by the first that is there; the second lists shards.
+pub(super) const FILES: [&str; 3] =
+    ["model.safetensors", "model.safetensors.index.json", "weights.safetensors"];
+
+/// What is known of a weight without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightInfo {
+    /// Published (Hugging Face) name, whatever the file calls it.
+    pub name: String,
+    /// Rows (outputs) of a matrix; 1 for a norm.
+    pub rows: usize,
+    /// Values in a row.
+    pub cols: usize,
+    /// Element type in the file.
+    pub stored: DType,
+}
+
+/// A model: its configuration and its weights, wherever they come from.
+pub struct Checkpoint {
+    config: Config,
+    weights: Vec<WeightInfo>,
+    source: Source,
+}
+
+enum Source {
+    /// Safetensors files, and for each weight its file and where it starts in the file's data.
+    Files(Vec<TensorFile>, Vec<(usize, usize)>),
+    /// One generator for each weight.
+    Synthetic(Vec<Stream>),
+}
+
+impl Checkpoint {
+    /// Opens what a user names: `demo`, `synthetic:SIZE[:SEED]` or a directory.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a name that is none of these, and those of [`Checkpoint::open`].
+    pub fn source(spec: &str) -> Result<Self> {
+        if spec == "demo" {
+            return Self::demo();
+        }
+        if let Some(rest) = spec.strip_prefix("synthetic:") {
+            let (size, seed) = rest.split_once(':').unwrap_or((rest, "0"));
+            let seed = seed.parse().map_err(|_| {
+                Error::Input(format!("seed `{seed}` of `{spec}` is no whole number from 0 to {}", u64::MAX))
+            })?;
+            return Ok(Self::synthetic(size.parse()?, seed));
+        }
+        let dir = Path::new(spec);
+        let wrong = |what| Err(Error::Input(format!("`{spec}` {what}")));
+        match fs::metadata(dir) {
+            Ok(found) if found.is_dir() => Self::open(dir),
+            Ok(_) => wrong("is a file; name the directory that holds config.json and the weights"),
+            Err(_) => wrong("is neither `demo`, nor `synthetic:SIZE[:SEED]`, nor a directory"),
+        }
+    }
+
+    /// Opens a directory with `config.json` and weights in safetensors, in one file or in shards.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for files that cannot be read, [`Error::Model`] for all that is wrong in them.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+        let config = Config::from_json(&text, &path)?;
+        let Some(path) = FILES.iter().map(|name| dir.join(name)).find(|path| path.exists()) else {
+            let names = FILES.join(", ");
+            return Err(Error::Model(format!(
+                "`{}` has no weights: none of {names} is there",
+                dir.display()
+            )));
+        };
+        let shards =
+            if path.extension().is_some_and(|e| e == "json") { shards(&path)? } else { vec![path.clone()] };
+        let files = shards.iter().map(|shard| TensorFile::open(shard)).collect::<Result<_>>()?;
+        Self::from_files(config, files, &path)
+    }
+
+    /// Opens a checkpoint that is in memory.
+    ///
+    /// # Errors
+    /// [`Error::Model`], as for [`Checkpoint::open`].
+    pub fn from_bytes(config_json: &str, safetensors: Vec<u8>) -> Result<Self> {
+        let path = Path::new(FILES[0]);
+        let config = Config::from_json(config_json, Path::new("config.json"))?;
+        Self::from_files(config, vec![TensorFile::from_bytes(path, safetensors)?], path)
+    }
+
+    /// Opens the embedded demo model.
+    ///
+    /// # Errors
+    /// None for an unchanged build; the embedded files are checked like any others.
+    pub fn demo() -> Result<Self> {
+        let path = Path::new("demo/model.safetensors");
+        let config = Config::from_json(demo::CONFIG, Path::new("demo/config.json"))?;
+        Self::from_files(config, vec![TensorFile::from_bytes(path, demo::WEIGHTS)?], path)
+    }
+
+    /// Returns a model of a published size with made-up weights: right for speed and for checks.
+    pub fn synthetic(size: Size, seed: u64) -> Self {
+        Self::synthetic_with(Config::published(size), seed)
+    }
+
+    /// Returns a model of any configuration with made-up bf16 weights.
+    pub fn synthetic_with(config: Config, seed: u64) -> Self {
+        let (mut weights, mut streams) = (Vec::new(), Vec::new());
+        for (name, rows, cols) in names::all(&config) {
+            streams.push(Stream::new(&name, cols, seed));
+            weights.push(WeightInfo { name, rows, cols, stored: DType::Bf16 });
+        }
+        Self { config, weights, source: Source::Synthetic(streams) }
+    }
+
+    /// Finds every weight of `config` in `files`; `origin` is named where one is in none of them.
+    fn from_files(config: Config, files: Vec<TensorFile>, origin: &Path) -> Result<Self> {
+        let mut found: BTreeMap<String, (usize, &TensorInfo)> = BTreeMap::new();
+        for (index, file) in files.iter().enumerate() {
+            for (name, info) in file.tensors() {
+                let name = names::canonical(&name);
+                if let Some((first, _)) = found.insert(name.clone(), (index, info)) {
+                    let (first, second) = (files[first].path().display(), file.path().display());
+                    return Err(Error::Model(format!(
+                        "tensor `{name}` is twice there: `{first}`, `{second}`"
+                    )));
+                }
+            }
+        }
+        let (mut weights, mut places) = (Vec::new(), Vec::new());
+        for (name, rows, cols) in names::all(&config) {
+            let expected =
+                if names::is_norm(&name) { Shape::from([cols]) } else { Shape::from([rows, cols]) };
+            let wrong = |file: &Path, what: String| {
+                Error::Model(format!("`{}`: tensor `{name}`: expected {expected}, {what}", file.display()))
+            };
+            let Some((index, info)) = found.remove(&name) else {
+                return Err(wrong(origin, "found none of that name".into()));
+            };
+            let file = files[index].path();
+            let padded = name == names::EMBEDDING
+                && config.vocab_size == PUBLISHED_VOCAB
+                && info.shape == [PADDED_VOCAB, cols];
+            if info.shape != expected.dims() && !padded {
+                return Err(wrong(file, format!("found {:?}", info.shape)));
+            }
+            let stored = float_type(info.dtype)
+                .ok_or_else(|| wrong(file, format!("of BF16, F16 or F32, found {}", info.dtype)))?;
+            places.push((index, info.data_offsets.0));
+            weights.push(WeightInfo { name, rows, cols, stored });
+        }
+        for (name, (index, _)) in found {
+            refuse_or_ignore(&name, files[index].path())?;
+        }
+        Ok(Self { config, weights, source: Source::Files(files, places) })
+    }
+
+    /// Returns the configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Returns every weight: the embedding, the layers in order, the last norm.
+    pub fn weights(&self) -> &[WeightInfo] {
+        &self.weights
+    }
+
+    /// Returns the index of a weight in [`Checkpoint::weights`] by its published name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.weights.iter().position(|weight| weight.name == name)
+    }
+
+    /// Returns the number of parameters; the head is the embedding and counts once.
+    pub fn parameters(&self) -> u64 {
+        self.weights.iter().map(|weight| (weight.rows * weight.cols) as u64).sum()
+    }
+
+    /// Returns the format in which most of the matrices' values are stored.
+    pub fn stored_format(&self) -> Format {
+        let values = |format: Format| -> usize {
+            let matrices = self.weights.iter().filter(|weight| !names::is_norm(&weight.name));
+            matrices.filter(|weight| weight.stored == format.dtype()).map(|w| w.rows * w.cols).sum()
+        };
+        let formats = [Format::F32, Format::F16, Format::Bf16];
+        formats.into_iter().max_by_key(|format| values(*format)).expect("there are three")
+    }
+
+    /// Reads rows of a weight as f32, exactly. Threads may read at the same time.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming tensor, row and column of a NaN or an infinity.
+    ///
+    /// # Panics
+    /// When `rows` is not within the weight or `out` is not as long as they are.
+    pub fn read_rows(&self, index: usize, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let WeightInfo { cols, stored, .. } = self.weights[index];
+        self.assert_within(index, &rows);
+        assert_eq!(out.len(), rows.len() * cols, "the buffer is as long as the rows");
+        match &self.source {
+            Source::Synthetic(streams) => {
+                streams[index].fill(rows.start * cols, out);
+                out.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
+                Ok(())
+            }
+            Source::Files(files, places) => {
+                let (file, start) = places[index];
+                widen(stored, files[file].data(byte_range(start, &rows, cols, stored)), out);
+                let damaged = |value: &f32| !value.is_finite();
+                self.expect_none(index, rows.start, out, "is not a finite number", damaged)
+            }
+        }
+    }
+
+    /// Lets the system take back the memory of rows that were read; they may be read again.
+    ///
+    /// # Panics
+    /// When `rows` is not within the weight.
+    pub fn release(&self, index: usize, rows: Range<usize>) {
+        self.assert_within(index, &rows);
+        if let Source::Files(files, places) = &self.source {
+            let WeightInfo { cols, stored, .. } = self.weights[index];
+            let (file, start) = places[index];
+            files[file].release(byte_range(start, &rows, cols, stored));
+        }
+    }
+
+    /// Tells whether every value of a weight is within f16's range; reads the whole weight.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::read_rows`].
+    pub fn fits_f16(&self, index: usize) -> Result<bool> {
+        let WeightInfo { rows, cols, stored, .. } = self.weights[index];
+        if stored == DType::F16 {
+            return Ok(true);
+        }
+        let step = (SCAN / cols).max(1);
+        let mut values = vec![0.0; step * cols];
+        for start in (0..rows).step_by(step) {
+            let part = start..rows.min(start + step);
+            let values = &mut values[..part.len() * cols];
+            self.read_rows(index, part, values)?;
+            if self.check_f16(index, start, values).is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Checks that values read from row `first_row` on are within f16's range.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming tensor, row, column and value of the first that is not.
+    pub fn check_f16(&self, index: usize, first_row: usize, values: &[f32]) -> Result<()> {
+        let too_large = |value: &f32| value.abs() > F16_MAX;
+        self.expect_none(index, first_row, values, "is past f16's largest, 65504", too_large)
+    }
+
+    fn expect_none(
+        &self,
+        index: usize,
+        first_row: usize,
+        values: &[f32],
+        what: &str,
+        wrong: impl Fn(&f32) -> bool,
+    ) -> Result<()> {
+        // The whole is judged without leaving early, so that the loop runs on vectors.
+        if !values.iter().fold(false, |any, value| any | wrong(value)) {
+            return Ok(());
+        }
+        let at = values.iter().position(wrong).expect("one of them is wrong");
+        let WeightInfo { name, cols, .. } = &self.weights[index];
+        let (row, col, value) = (first_row + at / cols, at % cols, values[at]);
+        Err(Error::Model(format!("tensor `{name}`: the value at row {row}, column {col}, {value}, {what}")))
+    }
+
+    fn assert_within(&self, index: usize, rows: &Range<usize>) {
+        let WeightInfo { name, rows: count, .. } = &self.weights[index];
+        assert!(rows.start <= rows.end && rows.end <= *count, "rows {rows:?} of {count} in `{name}`");
+    }
+}
+
+/// Returns where rows lie in the data of a file, for a weight that begins at `start`.
+fn byte_range(start: usize, rows: &Range<usize>, cols: usize, stored: DType) -> Range<usize> {
+    let row = cols * width(stored);
+    start + rows.start * row..start + rows.end * row
+}
+
+/// Returns the shard files that an index names, each of them a plain name within its directory.
+fn shards(index: &Path) -> Result<Vec<PathBuf>> {
+    let wrong = |what: String| Error::Model(format!("`{}`: {what}", index.display()));
+    let text = fs::read_to_string(index).map_err(|e| Error::io("read", index, e))?;
+    let map: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|e| wrong(format!("is no JSON object: {e}")))?;
+    let Some(Value::Object(weights)) = map.get("weight_map") else {
+        return Err(wrong("`weight_map` is no object of tensor names and files".into()));
+    };
+    let mut names = BTreeSet::new();
+    for (tensor, shard) in weights {
+        let shard = shard.as_str().unwrap_or_default();
+        let mut parts = Path::new(shard).components();
+        // `..`, a root or a folder would read outside the directory that the user named.
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) || shard.contains('\\')
+        {
+            return Err(wrong(format!(
+                "tensor `{tensor}` lies in `{shard}`, which is no file name in its directory"
+            )));
+        }
+        names.insert(index.with_file_name(shard));
+    }
+    names.into_iter().map(|path| if path.is_file() { Ok(path) } else { Err(missing(index, &path)) }).collect()
+}
+
+fn missing(index: &Path, shard: &Path) -> Error {
+    Error::Model(format!("`{}` names the shard `{}`, which is not there", index.display(), shard.display()))
+}
+
+/// Judges a tensor that the configuration has no place for.
+///
+/// What would change the result is refused, tables that programs save along are passed over, and
+/// the rest is passed over with a warning.
+fn refuse_or_ignore(name: &str, file: &Path) -> Result<()> {
+    let wrong = |what| Err(Error::Model(format!("`{}`: tensor `{name}`: {what}", file.display())));
+    if name.starts_with("lm_head.") {
+        return wrong("samara has no untied output head; OpenELM's head is its embedding");
+    }
+    if ["inv_freq", "causal_mask", "pos_embedding"].iter().any(|table| name.contains(table)) {
+        return Ok(());
+    }
+    if name.starts_with("transformer.") {
+        return wrong("the configuration has no place for it");
+    }
+    tracing::warn!(tensor = name, file = %file.display(), "ignored: OpenELM has no such tensor");
+    Ok(())
+}
