@@ -194,8 +194,10 @@ fn values_that_are_no_numbers_are_named_by_place() {
         let mut rows = vec![0.0; 2 * 64];
         model.read_rows(index, 0..2, &mut rows).unwrap();
         refused(model.read_rows(index, 2..4, &mut rows), &[QKV, "row 3, column 7", shown, "finite"]);
-        if dtype != Dtype::F16 {
-            refused(model.fits_f16(index), &[QKV, "row 3, column 7"]);
+        // What is stored as f16 fits f16 unread; its infinities are found when it is loaded.
+        match dtype {
+            Dtype::F16 => assert!(model.fits_f16(index).unwrap()),
+            _ => refused(model.fits_f16(index), &[QKV, "row 3, column 7"]),
         }
     }
 }

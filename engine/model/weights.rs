@@ -247,10 +247,12 @@ impl Checkpoint {
         }
     }
 
-    /// Tells whether every value of a weight is within f16's range; reads the whole weight.
+    /// Tells whether every value of a weight is within f16's range.
+    ///
+    /// Reads up to the first that is not; a weight stored as f16 is not read at all.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::read_rows`].
+    /// Those of [`Checkpoint::read_rows`], in what is read.
     pub fn fits_f16(&self, index: usize) -> Result<bool> {
         let WeightInfo { rows, cols, stored, .. } = self.weights[index];
         if stored == DType::F16 {
