@@ -46,11 +46,16 @@
 
 pub mod error;
 pub mod gpu;
+pub mod graph;
 pub mod kernels;
 pub mod model;
 pub mod quant;
 pub mod sampler;
+pub mod session;
 pub mod tensor;
 pub mod tokenizer;
 
 pub use error::{Error, Result};
+pub use gpu::Backend;
+pub use graph::fuse::Fusion;
+pub use session::{KvFormat, LoadOptions, Model, Session};

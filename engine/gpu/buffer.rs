@@ -85,10 +85,10 @@ impl Gpu {
     /// When the device was lost or is out of memory.
     pub fn read(&self, range: &BufferRange) -> Result<Vec<u8>> {
         let readback = Readback::new(self, range.bytes);
-        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         readback.copy(&mut encoder, range);
         self.queue.submit([encoder.finish()]);
-        readback.bytes(self, range.bytes)
+        readback.map(self, range.bytes, <[u8]>::to_vec)
     }
 }
 
@@ -115,19 +115,19 @@ impl Readback {
         encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &self.buffer, 0, range.bytes);
     }
 
-    /// Waits for the submitted copy and returns its first `bytes`.
+    /// Waits for the submitted copy and hands its first `bytes` to `take`.
     ///
     /// # Errors
     /// When the device was lost.
-    pub fn bytes(&self, gpu: &Gpu, bytes: u64) -> Result<Vec<u8>> {
+    pub fn map<R>(&self, gpu: &Gpu, bytes: u64, take: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let slice = self.buffer.slice(..bytes);
         slice.map_async(wgpu::MapMode::Read, |_| ());
         gpu.wait()?;
         let view = slice.get_mapped_range().map_err(|e| Error::Gpu(format!("a read-back failed: {e}")))?;
-        let copy = view.to_vec();
+        let taken = take(&view);
         drop(view);
         self.buffer.unmap();
-        Ok(copy)
+        Ok(taken)
     }
 }
 

@@ -246,6 +246,15 @@ impl Gpu {
         }
     }
 
+    /// Submits what was written so far and waits until it is done.
+    ///
+    /// # Errors
+    /// When the device was lost or raised an error.
+    pub fn flush(&self) -> Result<()> {
+        self.queue.submit([]);
+        self.wait()
+    }
+
     /// Waits until everything submitted so far is done.
     ///
     /// # Errors

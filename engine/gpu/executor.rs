@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::gpu::buffer::BufferRange;
+use crate::gpu::buffer::{BufferRange, Readback};
 use crate::gpu::pipeline::Pipeline;
 use crate::kernels::{Access, Kernel};
 use crate::tensor::TensorId;
@@ -50,7 +50,7 @@ impl Executor {
     }
 
     /// Records every step into one compute pass.
-    pub(crate) fn record(&self, encoder: &mut wgpu::CommandEncoder) {
+    fn record(&self, encoder: &mut wgpu::CommandEncoder) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for step in &self.steps {
             pass.set_pipeline(&step.pipeline.pipeline);
@@ -62,10 +62,20 @@ impl Executor {
         }
     }
 
-    /// Runs every step once and does not wait.
+    /// Submits every step once and does not wait.
     pub fn run(&self, gpu: &Gpu) {
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        self.submit(gpu, |_| ());
+    }
+
+    /// Submits every step once with a copy of `range` to `readback` behind them, and does not wait.
+    pub fn run_and_copy(&self, gpu: &Gpu, range: &BufferRange, readback: &Readback) {
+        self.submit(gpu, |encoder| readback.copy(encoder, range));
+    }
+
+    fn submit(&self, gpu: &Gpu, then: impl FnOnce(&mut wgpu::CommandEncoder)) {
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.record(&mut encoder);
+        then(&mut encoder);
         gpu.queue.submit([encoder.finish()]);
     }
 }

@@ -4,7 +4,9 @@
 
 pub mod config;
 pub mod demo;
+pub mod layout;
 pub mod names;
+pub mod openelm;
 mod safetensors;
 mod scaling;
 pub mod synth;

@@ -1,0 +1,284 @@
+//! The forward pass of OpenELM as a graph of primitive operations.
+//!
+//! ```text
+//! x = E[ids]
+//! for each layer:
+//!     qkv = rms_norm(x) Wqkv^T            rows: q heads, k heads, v heads
+//!     q, k = rope(qk_norm(q, k));         k, v to the cache
+//!     x = x + attention(q, cache) Wout^T  grouped queries, causal
+//!     x = x + swiglu(rms_norm(x) W1^T) W2^T
+//! logits = rms_norm(x) E^T                the head is the embedding
+//! ```
+//! Heads and FFN width differ from layer to layer. Sources: arXiv 2404.14619, apple/corenet.
+
+use std::ops::Range;
+
+use crate::graph::{Graph, Role};
+use crate::kernels::add::Add;
+use crate::kernels::argmax::Argmax;
+use crate::kernels::attention::Attention;
+use crate::kernels::embed::Embed;
+use crate::kernels::kv_write::KvWrite;
+use crate::kernels::matmul::Matmul;
+use crate::kernels::matvec::Matvec;
+use crate::kernels::qk_norm::QkNorm;
+use crate::kernels::rms_norm::RmsNorm;
+use crate::kernels::rope::Rope;
+use crate::kernels::swiglu::Swiglu;
+use crate::model::layout::Layout;
+use crate::model::{Config, LayerDims, names};
+use crate::tensor::{DType, Shape, TensorId};
+
+/// Which rows of a step the head turns into logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Logits {
+    /// None: a chunk of a prompt that is not its last.
+    None,
+    /// The last row, with its argmax written to `ids[0]`.
+    Last,
+    /// Every row.
+    All,
+}
+
+/// What a step looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepShape {
+    /// Tokens of the step, `T`.
+    pub tokens: usize,
+    /// Capacity of the KV cache in tokens, `S`.
+    pub context: usize,
+    /// Element type of the KV cache, f16 or f32.
+    pub kv: DType,
+    /// Which logits are wanted.
+    pub logits: Logits,
+}
+
+/// A weight tensor of the graph: a row range of a named weight.
+#[derive(Clone, Debug)]
+pub struct WeightPart {
+    /// The tensor in the graph.
+    pub tensor: TensorId,
+    /// Published name of the whole weight.
+    pub name: String,
+    /// Which part of the layout's list of row ranges.
+    pub part: usize,
+}
+
+/// The graph of one step, with the tensors that outlive it.
+#[derive(Debug)]
+pub struct Step {
+    /// The operations.
+    pub graph: Graph,
+    /// Token ids, `[T]` u32.
+    pub ids: TensorId,
+    /// Tokens cached before the step, `[1]` u32; a step that takes the argmax advances it.
+    pub position: TensorId,
+    /// RoPE table, `[S, Dh]` f32: cosines, then sines.
+    pub rope: TensorId,
+    /// K and V cache of each layer, `[Hkv, S, Dh]`.
+    pub caches: Vec<[TensorId; 2]>,
+    /// Logits, `[R, V]` f32 with `R` 1 or `T`.
+    pub logits: Option<TensorId>,
+    /// Every weight part that an operation binds.
+    pub weights: Vec<WeightPart>,
+}
+
+/// Returns the graph of one step.
+pub fn step(config: &Config, layout: &Layout, shape: StepShape) -> Step {
+    Builder::new(config, layout, shape).build()
+}
+
+/// Returns the values of the RoPE table, `[S, Dh]`: `cos(s theta^(-2j/Dh))` for j < Dh/2, then sines.
+pub fn rope_table(config: &Config, context: usize) -> Vec<f64> {
+    let half = config.head_dim / 2;
+    let angle = |s: usize, j: usize| s as f64 * f64::from(config.rope_theta).powf(-(j as f64) / half as f64);
+    let row = |s| (0..half).map(move |j| angle(s, j).cos()).chain((0..half).map(move |j| angle(s, j).sin()));
+    (0..context).flat_map(row).collect()
+}
+
+struct Builder<'a> {
+    config: &'a Config,
+    layout: &'a Layout,
+    shape: StepShape,
+    step: Step,
+}
+
+impl<'a> Builder<'a> {
+    fn new(config: &'a Config, layout: &'a Layout, shape: StepShape) -> Self {
+        let mut graph = Graph::default();
+        let ids = graph.tensor("ids", [shape.tokens], DType::U32, Role::State);
+        let position = graph.tensor("position", [1], DType::U32, Role::State);
+        let rope = graph.tensor("rope", [shape.context, config.head_dim], DType::F32, Role::State);
+        let (caches, weights) = (Vec::new(), Vec::new());
+        let step = Step { graph, ids, position, rope, caches, logits: None, weights };
+        Self { config, layout, shape, step }
+    }
+
+    fn build(mut self) -> Step {
+        let mut x = self.embed();
+        for layer in 0..self.config.layers.len() {
+            let q = self.project(layer, x);
+            if self.shape.logits == Logits::None && layer + 1 == self.config.layers.len() {
+                // Nothing but the cache is wanted, and it is written.
+                return self.step;
+            }
+            x = self.attend(layer, x, q);
+            x = self.ffn(layer, x);
+        }
+        self.head(x);
+        self.step
+    }
+
+    fn embed(&mut self) -> TensorId {
+        let (tokens, vocab) = (self.shape.tokens, self.config.vocab_size);
+        let x = self.step.graph.activation("x", [tokens, self.config.model_dim]);
+        for (weight, rows) in self.weight(names::EMBEDDING) {
+            let kernel = Embed::new(self.step.graph.tensors(), self.step.ids, weight, x, rows.start, vocab);
+            self.step.graph.push("embed", kernel);
+        }
+        x
+    }
+
+    /// Norm, qkv projection, q/k norm, RoPE and the write of k and v to the cache; returns `[T, (H +
+    /// Hkv) * Dh]` with the q heads first.
+    fn project(&mut self, layer: usize, x: TensorId) -> TensorId {
+        let (tokens, head_dim) = (self.shape.tokens, self.config.head_dim);
+        let LayerDims { query_heads, kv_heads, .. } = self.config.layers[layer];
+        let at = |name: &str| format!("layer.{layer}/attn/{name}");
+
+        let normed = self.norm(&at("norm"), x, &names::attn_norm(layer), tokens);
+        let qkv = self.matmul(&at("qkv"), normed, &names::qkv_proj(layer));
+
+        let q_weight = self.vector(&names::q_norm(layer));
+        let k_weight = self.vector(&names::k_norm(layer));
+        let (rope, position, eps) = (self.step.rope, self.step.position, self.config.norm_eps);
+        let graph = &mut self.step.graph;
+        let qk = [tokens, (query_heads + kv_heads) * head_dim];
+        let normed = graph.activation(at("qk_norm"), qk);
+        let kernel = QkNorm::new(graph.tensors(), qkv, q_weight, k_weight, normed, query_heads, eps);
+        graph.push(at("qk_norm"), kernel);
+
+        let rotated = graph.activation(at("rope"), qk);
+        let kernel = Rope::new(graph.tensors(), normed, rope, position, rotated);
+        graph.push(at("rope"), kernel);
+
+        let cache = [kv_heads, self.shape.context, head_dim];
+        let [k, v] = ["k", "v"]
+            .map(|name| graph.tensor(at(&format!("cache.{name}")), cache, self.shape.kv, Role::State));
+        let kernel = KvWrite::new(graph.tensors(), rotated, qkv, position, k, v, query_heads);
+        graph.push(at("kv_write"), kernel);
+        self.step.caches.push([k, v]);
+        rotated
+    }
+
+    /// Attention over the cache, output projection and residual add.
+    fn attend(&mut self, layer: usize, x: TensorId, q: TensorId) -> TensorId {
+        let heads = self.config.layers[layer].query_heads;
+        let at = |name: &str| format!("layer.{layer}/attn/{name}");
+        let (position, [k, v]) = (self.step.position, self.step.caches[layer]);
+        let graph = &mut self.step.graph;
+        let mixed = graph.activation(at("mix"), [self.shape.tokens, heads * self.config.head_dim]);
+        let kernel = Attention::new(graph.tensors(), q, k, v, position, mixed, heads);
+        graph.push(at("mix"), kernel);
+        let out = self.matmul(&at("out"), mixed, &names::out_proj(layer));
+        self.add(&at("add"), x, out)
+    }
+
+    /// Norm, gate and up projections, their product, down projection and residual add.
+    fn ffn(&mut self, layer: usize, x: TensorId) -> TensorId {
+        let at = |name: &str| format!("layer.{layer}/ffn/{name}");
+        let normed = self.norm(&at("norm"), x, &names::ffn_norm(layer), self.shape.tokens);
+        let gate_up = self.matmul(&at("gate_up"), normed, &names::proj_1(layer));
+        let graph = &mut self.step.graph;
+        let product = graph.activation(at("swiglu"), [self.shape.tokens, self.config.layers[layer].ffn_dim]);
+        let kernel = Swiglu::new(graph.tensors(), gate_up, product);
+        graph.push(at("swiglu"), kernel);
+        let down = self.matmul(&at("down"), product, &names::proj_2(layer));
+        self.add(&at("add"), x, down)
+    }
+
+    fn head(&mut self, x: TensorId) {
+        let rows = if self.shape.logits == Logits::All { self.shape.tokens } else { 1 };
+        let normed = self.norm("head/norm", x, names::NORM, rows);
+        let shape = [rows, self.config.vocab_size];
+        let logits = self.step.graph.tensor("logits", shape, DType::F32, Role::State);
+        self.matmul_into("head/logits", normed, names::EMBEDDING, logits);
+        self.step.logits = Some(logits);
+        if self.shape.logits == Logits::Last {
+            let (ids, position) = (self.step.ids, self.step.position);
+            let kernel = Argmax::new(self.step.graph.tensors(), logits, ids, position, self.shape.tokens);
+            self.step.graph.push("head/argmax", kernel);
+        }
+    }
+
+    /// RMSNorm of the last `rows` rows of `x`.
+    fn norm(&mut self, label: &str, x: TensorId, name: &str, rows: usize) -> TensorId {
+        let weight = self.vector(name);
+        let graph = &mut self.step.graph;
+        let out = graph.activation(label, [rows, self.config.model_dim]);
+        let kernel = RmsNorm::new(graph.tensors(), x, weight, out, self.config.norm_eps);
+        graph.push(label, kernel);
+        out
+    }
+
+    fn add(&mut self, label: &str, a: TensorId, b: TensorId) -> TensorId {
+        let graph = &mut self.step.graph;
+        let out = graph.activation(label, [self.shape.tokens, self.config.model_dim]);
+        let kernel = Add::new(graph.tensors(), a, b, out);
+        graph.push(label, kernel);
+        out
+    }
+
+    /// `x W^T` into a new activation.
+    fn matmul(&mut self, label: &str, x: TensorId, name: &str) -> TensorId {
+        let rows = self.layout[name].parts.last().expect("a weight has a part").end;
+        let tokens = self.step.graph.tensors()[x].shape.dims()[0];
+        let out = self.step.graph.activation(label, [tokens, rows]);
+        self.matmul_into(label, x, name, out);
+        out
+    }
+
+    /// `x W^T`, one operation for each part of the weight.
+    fn matmul_into(&mut self, label: &str, x: TensorId, name: &str, out: TensorId) {
+        let tokens = self.step.graph.tensors()[x].shape.dims()[0];
+        for (weight, rows) in self.weight(name) {
+            let graph = &mut self.step.graph;
+            if tokens == 1 {
+                let kernel = Matvec::new(graph.tensors(), x, weight, out, rows.start);
+                graph.push(label, kernel);
+            } else {
+                let kernel = Matmul::new(graph.tensors(), x, weight, out, rows.start);
+                graph.push(label, kernel);
+            }
+        }
+    }
+
+    /// The tensors of a matrix, one for each part, with the rows that it holds.
+    fn weight(&mut self, name: &str) -> Vec<(TensorId, Range<usize>)> {
+        let layout = self.layout;
+        let weight = &layout[name];
+        let mut tensors = Vec::new();
+        for (part, rows) in weight.parts.iter().enumerate() {
+            let shape = [rows.len(), weight.cols].into();
+            tensors.push((self.part(name, part, shape, weight.format.dtype()), rows.clone()));
+        }
+        tensors
+    }
+
+    /// The tensor of a norm's weight.
+    fn vector(&mut self, name: &str) -> TensorId {
+        let cols = self.layout[name].cols;
+        self.part(name, 0, [cols].into(), DType::F32)
+    }
+
+    /// The tensor of a part of a weight, the same one at every use: the head is the embedding.
+    fn part(&mut self, name: &str, part: usize, shape: Shape, dtype: DType) -> TensorId {
+        let known = self.step.weights.iter().find(|weight| weight.name == name && weight.part == part);
+        if let Some(weight) = known {
+            return weight.tensor;
+        }
+        let tensor = self.step.graph.tensor(name, shape, dtype, Role::Weight);
+        self.step.weights.push(WeightPart { tensor, name: name.to_owned(), part });
+        tensor
+    }
+}

@@ -1,0 +1,305 @@
+//! Loading: from the rows of a checkpoint to planes on the device.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterSummary, Backend, BufferRange, Gpu};
+use crate::graph::fuse::Fusion;
+use crate::model::layout::Layout;
+use crate::model::openelm::{self, Step, StepShape};
+use crate::model::{Checkpoint, Config};
+use crate::quant::Format;
+use crate::session::Session;
+use crate::tensor::DType;
+
+/// Values that one task reads and packs at a time, and how many such tasks run between uploads.
+const TASK_VALUES: usize = 1 << 18;
+const TASKS: usize = 16;
+/// Bytes written before the device is given time to take them: bounds the staging memory.
+const STAGED_BYTES: u64 = 32 << 20;
+
+/// Called with the bytes on the device so far and in the end.
+pub type Progress = Box<dyn Fn(u64, u64) + Send + Sync>;
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvFormat {
+    /// 16-bit floats: half the memory, the default.
+    #[default]
+    F16,
+    /// 32-bit floats.
+    F32,
+}
+
+impl KvFormat {
+    /// Returns the tensor element type.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F16 => DType::F16,
+            Self::F32 => DType::F32,
+        }
+    }
+
+    /// Returns the bytes of `values` values.
+    pub fn bytes(self, values: u64) -> u64 {
+        match self {
+            Self::F16 => values * 2,
+            Self::F32 => values * 4,
+        }
+    }
+}
+
+impl fmt::Display for KvFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.dtype().fmt(f)
+    }
+}
+
+impl FromStr for KvFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "f16" => Ok(Self::F16),
+            "f32" => Ok(Self::F32),
+            _ => Err(Error::Input(format!("KV cache format `{name}` is none of f16, f32"))),
+        }
+    }
+}
+
+/// How a model is loaded.
+pub struct LoadOptions {
+    /// Format of the weight matrices; without one, as the checkpoint stores them.
+    pub format: Option<Format>,
+    /// Format of the KV cache.
+    pub kv: KvFormat,
+    /// Adapter, by number or part of its name.
+    pub adapter: Option<String>,
+    /// Graphics API to look for adapters in.
+    pub backend: Option<Backend>,
+    /// Fusion rules that are on.
+    pub fusion: Fusion,
+    /// Most tokens of one prefill step.
+    pub prefill_chunk: usize,
+    /// Lowers the largest storage binding below what the adapter offers, in bytes.
+    pub max_binding_bytes: Option<u64>,
+    /// Hears of the bytes loaded.
+    pub progress: Option<Progress>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            format: None,
+            kv: KvFormat::default(),
+            adapter: None,
+            backend: None,
+            fusion: Fusion::all(),
+            // 128 rows fill a GPU and keep one step of the 3B far from driver time-outs.
+            prefill_chunk: 128,
+            max_binding_bytes: None,
+            progress: None,
+        }
+    }
+}
+
+impl fmt::Debug for LoadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { format, kv, adapter, backend, fusion, prefill_chunk, max_binding_bytes, .. } = self;
+        write!(f, "LoadOptions {{ {format:?}, {kv}, {adapter:?}, {backend:?}, {fusion:?}, ")?;
+        write!(f, "prefill_chunk: {prefill_chunk}, max_binding_bytes: {max_binding_bytes:?} }}")
+    }
+}
+
+/// A model on a device. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Model(Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) gpu: Gpu,
+    pub(super) config: Config,
+    pub(super) layout: Layout,
+    /// Planes of each part of each weight.
+    pub(super) weights: HashMap<(String, usize), Vec<BufferRange>>,
+    pub(super) kv: KvFormat,
+    pub(super) fusion: Fusion,
+    pub(super) chunk: usize,
+}
+
+impl Inner {
+    /// Returns the fused graph of a step.
+    pub(super) fn step(&self, shape: StepShape) -> Step {
+        let mut step = openelm::step(&self.config, &self.layout, shape);
+        self.fusion.apply(&mut step.graph);
+        step
+    }
+}
+
+impl Model {
+    /// Loads `demo`, `synthetic:SIZE[:SEED]` or a model directory onto the adapter that the options
+    /// choose.
+    ///
+    /// # Errors
+    /// When the model is damaged or unsupported, there is no such adapter, or it lacks memory.
+    pub fn load(spec: &str, options: LoadOptions) -> Result<Self> {
+        let checkpoint = Checkpoint::source(spec)?;
+        let gpu = Gpu::open(options.adapter.as_deref(), options.backend)?;
+        Self::from_checkpoint(&checkpoint, gpu, options)
+    }
+
+    /// Loads a checkpoint onto an opened device, for instance the caller's own
+    /// ([`Gpu::from_device`]); `adapter` and `backend` of the options are not looked at.
+    ///
+    /// # Errors
+    /// When a value is not finite or the device lacks memory.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, gpu: Gpu, options: LoadOptions) -> Result<Self> {
+        if options.prefill_chunk == 0 {
+            return Err(Error::Input(
+                "a prefill chunk of 0 tokens was asked for: it needs at least 1".into(),
+            ));
+        }
+        let formats = formats(checkpoint, options.format)?;
+        let limit = gpu.summary().max_binding_bytes.min(gpu.summary().max_buffer_bytes);
+        let limit = options.max_binding_bytes.map_or(limit, |bytes| bytes.min(limit));
+        let config = checkpoint.config().clone();
+        let layout = Layout::new(checkpoint.weights(), |index| formats[index], limit);
+        let weights = Uploader::new(&gpu, checkpoint, &layout, options.progress.as_ref()).run()?;
+        // The logits of a chunk must fit one binding when all of them are wanted.
+        let rows = usize::try_from(limit / (config.vocab_size as u64 * 4)).unwrap_or(usize::MAX);
+        let chunk = options.prefill_chunk.min(rows.max(1));
+        let (kv, fusion) = (options.kv, options.fusion);
+        Ok(Self(Arc::new(Inner { gpu, config, layout, weights, kv, fusion, chunk })))
+    }
+
+    /// Starts a sequence of at most `context` tokens; without a number, as many as the model was
+    /// trained for.
+    ///
+    /// # Errors
+    /// When `context` is 0 or the device lacks memory for the cache.
+    pub fn session(&self, context: Option<usize>) -> Result<Session> {
+        Session::new(Arc::clone(&self.0), context.unwrap_or(self.0.config.max_context_length))
+    }
+
+    /// Returns the configuration.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Returns what is known of the adapter.
+    pub fn adapter(&self) -> &AdapterSummary {
+        self.0.gpu.summary()
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+}
+
+/// Chooses the format of each weight: the one asked for, or as stored. Where f16 is asked for and a
+/// value would overflow, the weight stays as stored.
+fn formats(checkpoint: &Checkpoint, wanted: Option<Format>) -> Result<Vec<Format>> {
+    let weights = checkpoint.weights().iter().enumerate();
+    weights
+        .map(|(index, info)| {
+            let stored = Format::of(info.stored).expect("checkpoints hold floats");
+            let wanted = wanted.unwrap_or(stored);
+            if wanted == Format::F16 && info.rows > 1 && !checkpoint.fits_f16(index)? {
+                tracing::warn!("tensor `{}` has values beyond f16: kept as {stored}", info.name);
+                return Ok(stored);
+            }
+            Ok(wanted)
+        })
+        .collect()
+}
+
+/// Packs weights and writes them to the device.
+struct Uploader<'a> {
+    gpu: &'a Gpu,
+    checkpoint: &'a Checkpoint,
+    layout: &'a Layout,
+    progress: Option<&'a Progress>,
+    total: u64,
+    done: u64,
+    staged: u64,
+}
+
+impl<'a> Uploader<'a> {
+    fn new(
+        gpu: &'a Gpu,
+        checkpoint: &'a Checkpoint,
+        layout: &'a Layout,
+        progress: Option<&'a Progress>,
+    ) -> Self {
+        Self { gpu, checkpoint, layout, progress, total: layout.bytes(), done: 0, staged: 0 }
+    }
+
+    fn run(mut self) -> Result<HashMap<(String, usize), Vec<BufferRange>>> {
+        let mut weights = HashMap::new();
+        for (index, info) in self.checkpoint.weights().iter().enumerate() {
+            let layout = &self.layout[&info.name];
+            for (part, rows) in layout.parts.iter().enumerate() {
+                let planes = self.part(index, layout.format, layout.cols, rows.clone())?;
+                weights.insert((info.name.clone(), part), planes);
+            }
+            self.checkpoint.release(index, 0..layout.rows);
+        }
+        self.flush()?;
+        Ok(weights)
+    }
+
+    /// Uploads one row range of a weight into buffers of its own.
+    fn part(
+        &mut self,
+        index: usize,
+        format: Format,
+        cols: usize,
+        rows: Range<usize>,
+    ) -> Result<Vec<BufferRange>> {
+        let name = &self.checkpoint.weights()[index].name;
+        let words = format.row_words(cols);
+        let storage = |&words: &usize| self.gpu.storage(name, (words * rows.len() * 4) as u64);
+        let planes = words.iter().map(storage).collect::<Result<Vec<_>>>()?;
+        let task_rows = (TASK_VALUES / cols).max(1);
+        let starts: Vec<usize> = rows.clone().step_by(task_rows).collect();
+        for starts in starts.chunks(TASKS) {
+            let pack = |&start: &usize| -> Result<(usize, Vec<Vec<u32>>)> {
+                let end = rows.end.min(start + task_rows);
+                let mut values = vec![0.0; (end - start) * cols];
+                self.checkpoint.read_rows(index, start..end, &mut values)?;
+                Ok((start, format.pack(&values, cols)))
+            };
+            let packed = starts.par_iter().map(pack).collect::<Result<Vec<_>>>()?;
+            for (start, parts) in packed {
+                for ((plane, words), part) in planes.iter().zip(&words).zip(&parts) {
+                    self.write(plane, ((start - rows.start) * words * 4) as u64, bytemuck::cast_slice(part))?;
+                }
+            }
+        }
+        Ok(planes)
+    }
+
+    fn write(&mut self, plane: &BufferRange, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.gpu.write(plane, offset, bytes);
+        self.done += bytes.len() as u64;
+        self.staged += bytes.len() as u64;
+        if self.staged > STAGED_BYTES {
+            self.flush()?;
+        }
+        if let Some(progress) = self.progress {
+            progress(self.done, self.total);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.staged = 0;
+        self.gpu.flush()
+    }
+}

@@ -1,0 +1,250 @@
+//! Joins model and device: loading, prefill, decoding, the position in the KV cache.
+
+mod inspect;
+mod load;
+mod step;
+
+use std::sync::Arc;
+
+pub use inspect::{DispatchReport, Inspection, WeightReport};
+pub use load::{KvFormat, LoadOptions, Model, Progress};
+
+use crate::error::{Error, Result};
+use crate::gpu::Readback;
+use crate::model::openelm::Logits;
+use crate::sampler::Sampler;
+use load::Inner;
+use step::Steps;
+
+/// One sequence on a model: its KV cache and its position. Several sessions may share one model.
+///
+/// # Examples
+/// ```no_run
+/// # fn main() -> samara::Result<()> {
+/// let model = samara::Model::load("demo", samara::LoadOptions::default())?;
+/// let mut session = model.session(None)?;
+/// session.prefill(&[1, 51, 87])?;
+/// let logits = session.next_logits()?;
+/// assert_eq!(logits.len(), model.config().vocab_size);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    model: Arc<Inner>,
+    steps: Steps,
+    /// Every id whose key and value are cached; its length is the position.
+    history: Vec<u32>,
+    /// Whether the logits on the device follow from `history`.
+    has_logits: bool,
+    /// The argmax of those logits, once it was read back.
+    argmax: Option<u32>,
+    token: Readback,
+}
+
+impl Session {
+    fn new(model: Arc<Inner>, context: usize) -> Result<Self> {
+        let steps = Steps::new(&model, context)?;
+        let token = Readback::new(&model.gpu, 4);
+        let history = Vec::with_capacity(context);
+        Ok(Self { model, steps, history, has_logits: false, argmax: None, token })
+    }
+
+    /// Returns the capacity of the KV cache in tokens.
+    pub fn context(&self) -> usize {
+        self.steps.context()
+    }
+
+    /// Returns the number of tokens cached.
+    pub fn position(&self) -> usize {
+        self.history.len()
+    }
+
+    /// Returns the ids of the tokens cached.
+    pub fn history(&self) -> &[u32] {
+        &self.history
+    }
+
+    /// Appends tokens to the sequence, in chunks if there are many, and computes the logits after the
+    /// last of them.
+    ///
+    /// # Errors
+    /// When `ids` is empty, an id is outside the vocabulary, or the context has no room for all of
+    /// them; then nothing was appended. When the device fails.
+    pub fn prefill(&mut self, ids: &[u32]) -> Result<()> {
+        self.check(ids)?;
+        let chunks = ids.chunks(self.model.chunk);
+        let last = chunks.len() - 1;
+        for (index, chunk) in chunks.enumerate() {
+            self.advance(chunk, if index == last { Logits::Last } else { Logits::None })?;
+        }
+        Ok(())
+    }
+
+    /// Returns the logits after the last token, `[V]`.
+    ///
+    /// # Errors
+    /// When no token was processed since the session began or was rolled back, or the device fails.
+    pub fn next_logits(&mut self) -> Result<Vec<f32>> {
+        self.require_logits()?;
+        let bytes = self.model.gpu.read(self.steps.last_logits())?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// Returns the id with the largest logit after the last token, the lowest one on ties; it was
+    /// found on the device, and only it is read back.
+    ///
+    /// # Errors
+    /// As [`next_logits`](Self::next_logits).
+    pub fn next_greedy(&mut self) -> Result<u32> {
+        self.require_logits()?;
+        if let Some(id) = self.argmax {
+            return Ok(id);
+        }
+        let id = self
+            .token
+            .map(&self.model.gpu, 4, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))?;
+        self.argmax = Some(id);
+        Ok(id)
+    }
+
+    /// Yields tokens until the end-of-sequence token, which is not yielded, or a full context.
+    ///
+    /// A token is cached when the next one is asked for, so the last one yielded is not.
+    pub fn generate(&mut self, sampler: Sampler) -> Tokens<'_> {
+        Tokens { session: self, sampler, pending: None, done: false }
+    }
+
+    /// Forgets every token from `position` on.
+    ///
+    /// # Errors
+    /// When the session is not that far.
+    pub fn rollback(&mut self, position: usize) -> Result<()> {
+        if position > self.position() {
+            return Err(Error::Input(format!(
+                "cannot roll back to position {position}: the session is at {}",
+                self.position()
+            )));
+        }
+        if position < self.position() {
+            self.history.truncate(position);
+            self.forget_logits();
+        }
+        Ok(())
+    }
+
+    /// Appends tokens and returns the negative log-likelihood, in nats, of each of `ids[1..]` given
+    /// everything before it.
+    ///
+    /// # Errors
+    /// As [`prefill`](Self::prefill).
+    pub fn nll(&mut self, ids: &[u32]) -> Result<Vec<f64>> {
+        self.check(ids)?;
+        let vocab = self.model.config.vocab_size;
+        let mut scores = Vec::with_capacity(ids.len() - 1);
+        for (index, chunk) in ids.chunks(self.model.chunk).enumerate() {
+            self.advance(chunk, Logits::All)?;
+            let bytes = self.model.gpu.read(&self.steps.all_logits(chunk.len()))?;
+            let logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+            let targets = &ids[index * self.model.chunk + 1..];
+            scores.extend(logits.chunks_exact(vocab).zip(targets).map(|(row, &id)| nll(row, id)));
+        }
+        Ok(scores)
+    }
+
+    /// Runs one step and records what it left on the device.
+    fn advance(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
+        let on_device = (logits == Logits::Last && ids.len() == 1).then_some(self.argmax).flatten();
+        self.forget_logits();
+        let known = on_device == Some(ids[0]);
+        self.steps.run(&self.model, self.history.len(), ids, known, logits, &self.token)?;
+        self.history.extend_from_slice(ids);
+        self.has_logits = logits == Logits::Last;
+        Ok(())
+    }
+
+    fn forget_logits(&mut self) {
+        self.has_logits = false;
+        self.argmax = None;
+    }
+
+    fn require_logits(&self) -> Result<()> {
+        if self.has_logits {
+            return Ok(());
+        }
+        Err(Error::Input(
+            "there are no logits: no token was processed since the session began or was rolled back".into(),
+        ))
+    }
+
+    /// Refuses ids that cannot be appended.
+    fn check(&self, ids: &[u32]) -> Result<()> {
+        let vocab = self.model.config.vocab_size;
+        if ids.is_empty() {
+            return Err(Error::Input("the prompt is empty: at least one token id is needed".into()));
+        }
+        if let Some((index, id)) = ids.iter().enumerate().find(|&(_, &id)| id as usize >= vocab) {
+            return Err(Error::Input(format!(
+                "token id {id} at index {index} is outside the vocabulary of {vocab}"
+            )));
+        }
+        if ids.len() > self.context() - self.position() {
+            return Err(Error::Input(format!(
+                "{} tokens after the {} already cached need a context of {}, but it holds {}",
+                ids.len(),
+                self.position(),
+                ids.len() + self.position(),
+                self.context()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// `-log softmax(row)[id]` in nats.
+fn nll(row: &[f32], id: u32) -> f64 {
+    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().map(|&v| f64::from(v - top).exp()).sum();
+    sum.ln() - f64::from(row[id as usize] - top)
+}
+
+/// The tokens that a session generates; see [`Session::generate`].
+#[derive(Debug)]
+pub struct Tokens<'a> {
+    session: &'a mut Session,
+    sampler: Sampler,
+    pending: Option<u32>,
+    done: bool,
+}
+
+impl Tokens<'_> {
+    fn step(&mut self) -> Result<Option<u32>> {
+        if let Some(id) = self.pending.take() {
+            if self.session.position() == self.session.context() {
+                return Ok(None);
+            }
+            self.session.advance(&[id], Logits::Last)?;
+        }
+        let id = if self.sampler.is_greedy() {
+            self.session.next_greedy()?
+        } else {
+            let logits = self.session.next_logits()?;
+            self.sampler.sample(&logits, self.session.history())?
+        };
+        self.pending = Some(id);
+        Ok((id != self.session.model.config.eos_token_id).then_some(id))
+    }
+}
+
+impl Iterator for Tokens<'_> {
+    type Item = Result<u32>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let item = self.step().transpose();
+        self.done = !matches!(item, Some(Ok(_)));
+        item
+    }
+}

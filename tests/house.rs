@@ -1,0 +1,105 @@
+//! The rules of the house that a compiler does not check.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use samara::kernels::{LIST, Tier};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below `folder` with this extension, relative to the root, with its text.
+fn files(folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push((
+                    path.strip_prefix(root()).unwrap().to_owned(),
+                    fs::read_to_string(&path).unwrap(),
+                ));
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+/// Lines that are not comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.starts_with("//"))
+}
+
+#[test]
+fn only_the_gpu_module_names_wgpu() {
+    for (path, text) in files("engine", "rs") {
+        let named = code(&text).any(|line| line.contains("wgpu::"));
+        assert!(!named || path.starts_with("engine/gpu"), "{} names wgpu", path.display());
+    }
+}
+
+#[test]
+fn lower_rows_never_import_higher_ones() {
+    // design: tensor, error < quant < kernels < graph < model, gpu, tokenizer, sampler < session, cli
+    let rows: [&[&str]; 6] = [
+        &["tensor", "error"],
+        &["quant"],
+        &["kernels"],
+        &["graph"],
+        &["model", "gpu", "tokenizer", "sampler"],
+        &["session", "cli"],
+    ];
+    let row = |module: &str| rows.iter().position(|row| row.contains(&module));
+    for (path, text) in files("engine", "rs") {
+        let module = path.iter().nth(1).unwrap().to_str().unwrap().trim_end_matches(".rs");
+        let Some(own) = row(module) else { continue };
+        for line in code(&text) {
+            let imported =
+                line.split("crate::").skip(1).filter_map(|rest| rest.split([':', ';', ',', ')']).next());
+            for other in imported.filter(|other| *other != module) {
+                let allowed = row(other).is_none_or(|row| row < own);
+                assert!(allowed, "{}: `{module}` imports `{other}`: {line}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kernel_is_a_pair_in_a_sorted_list_and_imports_no_other() {
+    let names: Vec<&str> = LIST.iter().map(|entry| entry.name).collect();
+    assert!(names.is_sorted(), "{names:?}");
+    for name in &names {
+        let text = fs::read_to_string(root().join(format!("engine/kernels/{name}.rs"))).unwrap();
+        for other in names.iter().filter(|other| *other != name) {
+            for import in [format!("kernels::{other}::"), format!("super::{other}::")] {
+                assert!(!text.contains(&import), "{name} imports {other}");
+            }
+        }
+        let shader = fs::read_to_string(root().join(format!("shaders/{name}.wgsl"))).unwrap();
+        let header = shader.lines().take_while(|line| line.starts_with("//")).count();
+        assert!((3..=16).contains(&header), "shaders/{name}.wgsl has a header of {header} lines");
+        assert_eq!(shader.matches("@compute").count(), 1, "{name} has one entry point");
+    }
+}
+
+#[test]
+fn every_shader_file_is_part_of_a_kernel() {
+    let mut used = BTreeSet::new();
+    for entry in LIST {
+        for case in (entry.cases)() {
+            for tier in Tier::ALL {
+                used.extend(
+                    case.kernel.source(tier).iter().map(|fragment| Path::new("shaders").join(fragment.path)),
+                );
+            }
+        }
+    }
+    let found: BTreeSet<PathBuf> = files("shaders", "wgsl").into_iter().map(|(path, _)| path).collect();
+    assert_eq!(found, used);
+}

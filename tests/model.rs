@@ -1,0 +1,292 @@
+//! The whole model against its goldens and against itself: every way to compute the same logits agrees.
+//!
+//! Goldens come from an independent PyTorch implementation (micro in f64, the others in f32). Those that
+//! are not part of the repository are looked for in `../shared/fixtures`; without them a test says so.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use samara::graph::fuse::{Fusion, Rule};
+use samara::graph::reference;
+use samara::kernels::Memory;
+use samara::model::layout::Layout;
+use samara::model::openelm::{self, Logits, StepShape};
+use samara::model::{Checkpoint, synth};
+use samara::quant::Format;
+use samara::{KvFormat, LoadOptions, Model, Session};
+use serde_json::Value;
+
+/// Options that leave nothing but f32 rounding between the device and an f64 reference.
+fn exact() -> LoadOptions {
+    LoadOptions { kv: KvFormat::F32, ..LoadOptions::default() }
+}
+
+fn micro() -> Checkpoint {
+    Checkpoint::open(&golden("micro")).unwrap()
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// A fixture that is not part of the repository.
+fn fixture(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures").join(name);
+    if !path.exists() {
+        eprintln!("skipped: no fixture {name}");
+        return None;
+    }
+    Some(path)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// Loads onto the default adapter; `None`, visibly, without one.
+fn load(checkpoint: &Checkpoint, options: LoadOptions) -> Option<Model> {
+    Some(Model::from_checkpoint(checkpoint, common::gpu()?, options).unwrap())
+}
+
+fn greedy(session: &mut Session, prompt: &[u32], new: usize) -> Vec<u32> {
+    session.prefill(prompt).unwrap();
+    (0..new)
+        .map(|step| {
+            let id = session.next_greedy().unwrap();
+            if step + 1 < new {
+                session.prefill(&[id]).unwrap();
+            }
+            id
+        })
+        .collect()
+}
+
+/// NMSE over the logits that a golden lists: the first 16 and the top 10.
+fn golden_nmse(logits: &[f32], golden: &Value) -> f64 {
+    let first = golden["last_logits_first16"].as_array().into_iter().flatten().enumerate();
+    let first = first.map(|(index, value)| (index, value.as_f64().unwrap()));
+    let top = ["last_logits_top10", "last_prompt_logits_top10"];
+    let top = top.iter().find_map(|key| golden[key].as_array()).unwrap().iter();
+    let top = top.map(|pair| (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap()));
+    let (found, expected): (Vec<f64>, Vec<f64>) =
+        first.chain(top).map(|(index, value)| (f64::from(logits[index]), value)).unzip();
+    common::nmse(&found, &expected)
+}
+
+fn nmse(found: &[f32], expected: &[f32]) -> f64 {
+    let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+    common::nmse(&wide(found), &wide(expected))
+}
+
+/// Checks greedy ids, logits and prompt likelihood of a checkpoint against a golden file.
+fn check_golden(checkpoint: &Checkpoint, golden: &Value, options: LoadOptions, bound: f64) {
+    let start = Instant::now();
+    let Some(model) = load(checkpoint, options) else { return };
+    let prompt = ids(&golden["prompt_ids"]);
+    let expected = ids(&golden["greedy_ids"]);
+    let mut session = model.session(Some(prompt.len() + expected.len())).unwrap();
+    session.prefill(&prompt).unwrap();
+    let loaded = start.elapsed();
+    let error = golden_nmse(&session.next_logits().unwrap(), golden);
+    assert!(error <= bound, "logits: NMSE {error:e} > {bound:e}");
+    session.rollback(0).unwrap();
+    assert_eq!(greedy(&mut session, &prompt, expected.len()), expected);
+    session.rollback(0).unwrap();
+    let scores = session.nll(&prompt).unwrap();
+    let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+    let expected = golden["prompt_mean_nll"].as_f64().unwrap();
+    assert!((mean - expected).abs() <= 1e-4 * expected, "prompt_mean_nll {mean}, expected {expected}");
+    eprintln!("NMSE {error:e}; first logits after {loaded:.1?}, all done after {:.1?}", start.elapsed());
+}
+
+#[test]
+fn micro_equals_its_golden_in_every_exact_format() {
+    let golden = json(&golden("micro/golden.json"));
+    for format in [Format::F32, Format::Bf16] {
+        let options = LoadOptions { format: Some(format), ..exact() };
+        check_golden(&micro(), &golden, options, 1e-8);
+    }
+}
+
+#[test]
+fn fable_equals_its_golden() {
+    let Some(path) = fixture("fable/golden.json") else { return };
+    let Some(model) = load(&Checkpoint::demo().unwrap(), exact()) else { return };
+    for prompt in json(&path)["prompts"].as_array().unwrap() {
+        let mut session = model.session(None).unwrap();
+        let text = prompt["text"].as_str().unwrap();
+        session.prefill(&ids(&prompt["ids"])).unwrap();
+        let error = golden_nmse(&session.next_logits().unwrap(), prompt);
+        assert!(error <= 1e-8, "{text}: NMSE {error:e}");
+        session.rollback(0).unwrap();
+        let expected = ids(&prompt["greedy_ids"]);
+        assert_eq!(greedy(&mut session, &ids(&prompt["ids"]), expected.len()), expected, "{text}");
+    }
+}
+
+#[test]
+fn fable_perplexity_equals_its_golden_in_bf16_q8_0_and_q4_0() {
+    let Some(path) = fixture("fable/golden.json") else { return };
+    let golden = json(&path);
+    let corpus = ids(&golden["corpus_token_ids_8192"]);
+    let bf16 = golden["corpus_perplexity"]["perplexity"].as_f64().unwrap();
+    for (format, expected) in [(Format::Bf16, bf16), (Format::Q8_0, 1.18003), (Format::Q4_0, 1.20319)] {
+        let options = LoadOptions { format: Some(format), prefill_chunk: 256, ..exact() };
+        let Some(model) = load(&Checkpoint::demo().unwrap(), options) else { return };
+        let mut session = model.session(Some(256)).unwrap();
+        let mut scores = Vec::new();
+        for window in corpus.chunks(256) {
+            session.rollback(0).unwrap();
+            scores.extend(session.nll(window).unwrap());
+        }
+        assert_eq!(scores.len(), 8160);
+        let perplexity = (scores.iter().sum::<f64>() / scores.len() as f64).exp();
+        eprintln!("{format}: perplexity {perplexity:.5}");
+        assert!((perplexity / expected - 1.0).abs() <= 0.002, "{format}: {perplexity}, expected {expected}");
+    }
+}
+
+/// A published size with synthetic weights against its golden.
+fn check_size(spec: &str, file: &str) {
+    let Some(path) = fixture(file) else { return };
+    check_golden(&Checkpoint::source(spec).unwrap(), &json(&path), exact(), 1e-6);
+}
+
+#[test]
+fn the_270m_equals_its_golden() {
+    check_size("synthetic:270M", "synthetic/270M.json");
+}
+
+#[test]
+#[ignore = "takes minutes on a software adapter"]
+fn the_450m_equals_its_golden() {
+    check_size("synthetic:450M", "synthetic/450M.json");
+}
+
+#[test]
+#[ignore = "takes minutes on a software adapter"]
+fn the_1_1b_equals_its_golden() {
+    check_size("synthetic:1.1B", "synthetic/1_1B.json");
+}
+
+#[test]
+#[ignore = "takes minutes and 7 GB on a software adapter"]
+fn the_3b_equals_its_golden() {
+    check_size("synthetic:3B", "synthetic/3B.json");
+}
+
+/// The logits of every row of a prompt on the CPU, by the primitive or the fused graph.
+fn reference_logits(checkpoint: &Checkpoint, format: Format, prompt: &[u32], fusion: &Fusion) -> Vec<f32> {
+    let layout = Layout::new(checkpoint.weights(), |_| format, 1 << 27);
+    let shape =
+        StepShape { tokens: prompt.len(), context: 64, kv: KvFormat::F32.dtype(), logits: Logits::All };
+    let mut step = openelm::step(checkpoint.config(), &layout, shape);
+    fusion.apply(&mut step.graph);
+    let mut memory = Memory::new(step.graph.tensors());
+    for part in &step.weights {
+        let index = checkpoint.weights().iter().position(|info| info.name == part.name).unwrap();
+        let weight = &layout[&part.name];
+        let rows = weight.parts[part.part].clone();
+        let mut values = vec![0.0; rows.len() * weight.cols];
+        checkpoint.read_rows(index, rows, &mut values).unwrap();
+        let held = weight.format.unpack(&weight.format.pack(&values, weight.cols), weight.cols);
+        memory.set(part.tensor, held.into_iter().map(f64::from).collect());
+    }
+    memory.set(step.ids, prompt.iter().map(|&id| f64::from(id)).collect());
+    memory.set(step.rope, openelm::rope_table(checkpoint.config(), 64));
+    reference::run(&step.graph, &mut memory);
+    memory.read(step.logits.unwrap()).iter().map(|&v| v as f32).collect()
+}
+
+#[test]
+fn the_device_equals_the_reference_graph_in_every_format() {
+    let checkpoint = micro();
+    let prompt = synth::prompt(checkpoint.config().vocab_size, 9);
+    for format in Format::ALL {
+        let expected = reference_logits(&checkpoint, format, &prompt, &Fusion::none());
+        let fused = reference_logits(&checkpoint, format, &prompt, &Fusion::all());
+        assert!(nmse(&fused, &expected) <= 1e-13, "{format}: the fused graph computes something else");
+        let Some(model) = load(&checkpoint, LoadOptions { format: Some(format), ..exact() }) else { return };
+        let mut session = model.session(Some(64)).unwrap();
+        session.prefill(&prompt).unwrap();
+        let vocab = checkpoint.config().vocab_size;
+        let error = nmse(&session.next_logits().unwrap(), &expected[expected.len() - vocab..]);
+        assert!(error <= 1e-10, "{format}: NMSE {error:e}");
+    }
+}
+
+/// Logits after a prompt and after one more token, however the model was loaded.
+fn two_logits(model: &Model, prompt: &[u32]) -> Vec<f32> {
+    let mut session = model.session(Some(prompt.len() + 1)).unwrap();
+    session.prefill(prompt).unwrap();
+    let mut logits = session.next_logits().unwrap();
+    session.prefill(&[7]).unwrap();
+    logits.extend(session.next_logits().unwrap());
+    logits
+}
+
+#[test]
+fn every_way_to_run_a_prompt_agrees() {
+    let checkpoint = micro();
+    let prompt = synth::prompt(checkpoint.config().vocab_size, 21);
+    let Some(whole) = load(&checkpoint, exact()) else { return };
+    let expected = two_logits(&whole, &prompt);
+    let check = |what: &str, options: LoadOptions| {
+        let found = two_logits(&load(&checkpoint, options).unwrap(), &prompt);
+        let error = nmse(&found, &expected);
+        assert!(error <= 1e-10, "{what}: NMSE {error:e}");
+    };
+    for chunk in [1, 2, 7, 20] {
+        check(&format!("chunks of {chunk}"), LoadOptions { prefill_chunk: chunk, ..exact() });
+    }
+    for rule in Rule::ALL {
+        let fusion = Fusion::all().without(&rule.to_string()).unwrap();
+        check(&format!("without {rule}"), LoadOptions { fusion, ..exact() });
+    }
+    check("without any fusion", LoadOptions { fusion: Fusion::none(), ..exact() });
+    // 128 KiB holds 128 of the micro model's 512 embedding rows in bf16 and a part of each projection.
+    for format in Format::ALL {
+        let options = || LoadOptions { format: Some(format), ..exact() };
+        let whole = two_logits(&load(&checkpoint, options()).unwrap(), &prompt);
+        let split = LoadOptions { max_binding_bytes: Some(65536), ..options() };
+        let split = load(&checkpoint, split).unwrap();
+        assert!(split.inspect().weights.iter().any(|weight| weight.parts > 1));
+        let error = nmse(&two_logits(&split, &prompt), &whole);
+        assert!(error <= 1e-10, "{format} split over bindings: NMSE {error:e}");
+    }
+}
+
+#[test]
+fn every_tier_agrees() {
+    let checkpoint = micro();
+    let prompt = synth::prompt(checkpoint.config().vocab_size, 21);
+    for format in Format::ALL {
+        let options = || LoadOptions { format: Some(format), ..exact() };
+        let logits = common::gpus().into_iter().map(|gpu| {
+            let tier = gpu.tier();
+            (tier, two_logits(&Model::from_checkpoint(&checkpoint, gpu, options()).unwrap(), &prompt))
+        });
+        let logits: Vec<_> = logits.collect();
+        for (tier, found) in &logits {
+            let error = nmse(found, &logits[0].1);
+            assert!(error <= 1e-10, "{format}, tier {tier} against {}: NMSE {error:e}", logits[0].0);
+        }
+    }
+}
+
+#[test]
+fn an_f16_cache_is_close_to_an_f32_cache() {
+    let checkpoint = micro();
+    let prompt = synth::prompt(checkpoint.config().vocab_size, 21);
+    let Some(f32_cache) = load(&checkpoint, exact()) else { return };
+    let f16_cache = load(&checkpoint, LoadOptions { kv: KvFormat::F16, ..LoadOptions::default() }).unwrap();
+    let error = nmse(&two_logits(&f16_cache, &prompt), &two_logits(&f32_cache, &prompt));
+    // 11 significant bits: a relative error of 2^-12 is an NMSE of 6e-8 in k and v.
+    assert!(error <= 1e-6, "NMSE {error:e}");
+}

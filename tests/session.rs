@@ -1,0 +1,169 @@
+//! Sessions: rollback, sharing a model, a caller's own device, limits, and repeatable greedy decoding.
+
+mod common;
+
+use samara::gpu::{Gpu, wgpu};
+use samara::model::Checkpoint;
+use samara::sampler::Sampler;
+use samara::{Error, LoadOptions, Model};
+
+/// `<s>` and a title that the demo model knows.
+const PROMPT: [u32; 8] = [1, 328, 440, 298, 263, 1046, 366, 19];
+
+fn demo() -> Option<Model> {
+    let gpu = common::gpu()?;
+    Some(Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, LoadOptions::default()).unwrap())
+}
+
+fn tokens(model: &Model, count: usize) -> Vec<u32> {
+    let mut session = model.session(Some(64)).unwrap();
+    session.prefill(&PROMPT).unwrap();
+    session.generate(Sampler::greedy()).take(count).map(Result::unwrap).collect()
+}
+
+#[test]
+fn greedy_decoding_repeats_bit_for_bit() {
+    let Some(model) = demo() else { return };
+    assert_eq!(tokens(&model, 24), tokens(&model, 24));
+    let logits = |model: &Model| {
+        let mut session = model.session(Some(64)).unwrap();
+        session.prefill(&PROMPT).unwrap();
+        session.prefill(&[9]).unwrap();
+        session.next_logits().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
+    assert_eq!(logits(&model), logits(&model));
+}
+
+#[test]
+fn the_argmax_on_the_device_is_the_argmax_of_the_logits() {
+    let Some(model) = demo() else { return };
+    let mut session = model.session(Some(64)).unwrap();
+    session.prefill(&PROMPT).unwrap();
+    for _ in 0..8 {
+        let logits = session.next_logits().unwrap();
+        let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        let id = session.next_greedy().unwrap();
+        assert_eq!(id as usize, best);
+        session.prefill(&[id]).unwrap();
+    }
+}
+
+#[test]
+fn rollback_forgets_exactly_what_came_after() {
+    let Some(model) = demo() else { return };
+    let mut session = model.session(Some(64)).unwrap();
+    session.prefill(&PROMPT).unwrap();
+    let expected = session.next_logits().unwrap();
+    session.prefill(&[5, 6, 7, 8]).unwrap();
+    session.rollback(PROMPT.len() - 1).unwrap();
+    assert!(matches!(session.next_logits(), Err(Error::Input(_))), "logits of a forgotten token were given");
+    session.prefill(&PROMPT[PROMPT.len() - 1..]).unwrap();
+    assert_eq!(session.history(), PROMPT);
+    let found = session.next_logits().unwrap();
+    let error = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(error <= 1e-3, "the logits differ by {error}");
+    let message = session.rollback(20).unwrap_err().to_string();
+    assert!(message.contains("20") && message.contains('8'), "{message}");
+}
+
+#[test]
+fn sessions_on_one_model_do_not_disturb_each_other() {
+    let Some(model) = demo() else { return };
+    let alone = tokens(&model, 12);
+    let mut a = model.session(Some(64)).unwrap();
+    let mut b = model.session(Some(32)).unwrap();
+    a.prefill(&PROMPT).unwrap();
+    b.prefill(&[1, 40, 41]).unwrap();
+    let mut found = Vec::new();
+    for _ in 0..12 {
+        let id = a.next_greedy().unwrap();
+        found.push(id);
+        a.prefill(&[id]).unwrap();
+        b.prefill(&[42]).unwrap();
+    }
+    assert_eq!(found, alone);
+}
+
+#[test]
+fn a_device_that_the_caller_opened_is_accepted() {
+    let Some(own) = demo() else { return };
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter =
+        pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap();
+    // WebGPU's default limits and no feature at all.
+    let (device, queue) =
+        pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
+    let gpu = Gpu::from_device(device, queue);
+    assert_eq!(gpu.tier().to_string(), "plain");
+    let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, LoadOptions::default()).unwrap();
+    assert_eq!(tokens(&model, 12), tokens(&own, 12));
+}
+
+#[test]
+fn what_cannot_be_appended_is_refused_and_changes_nothing() {
+    let Some(model) = demo() else { return };
+    let mut session = model.session(Some(10)).unwrap();
+    let message = |result: samara::Result<()>| match result {
+        Err(Error::Input(message)) => message,
+        other => panic!("expected an input error, got {other:?}"),
+    };
+    assert!(message(session.prefill(&[])).contains("empty"));
+    let vocab = message(session.prefill(&[1, 2048]));
+    assert!(vocab.contains("2048") && vocab.contains("index 1"), "{vocab}");
+    session.prefill(&PROMPT).unwrap();
+    let full = message(session.prefill(&[3, 4, 5]));
+    assert!(full.contains("11") && full.contains("10"), "{full}");
+    assert_eq!(session.position(), PROMPT.len());
+    session.prefill(&[3, 4]).unwrap();
+    assert!(message(session.prefill(&[5])).contains("10"));
+    assert_eq!(session.generate(Sampler::greedy()).count(), 1, "a full context still has a next token");
+    assert!(message(model.session(Some(0)).map(|_| ())).contains('0'));
+}
+
+#[test]
+fn a_missing_adapter_is_named() {
+    if common::gpu().is_none() {
+        return;
+    }
+    let options = |adapter: &str| LoadOptions { adapter: Some(adapter.into()), ..LoadOptions::default() };
+    for adapter in ["99", "no such card"] {
+        let message = Model::load("demo", options(adapter)).unwrap_err().to_string();
+        assert!(message.contains(adapter), "{message}");
+    }
+}
+
+#[test]
+fn what_an_adapter_cannot_hold_is_refused_with_both_sizes() {
+    let Some(gpu) = common::gpu() else { return };
+    let limit = gpu.summary().max_binding_bytes.min(gpu.summary().max_buffer_bytes);
+    let message = gpu.storage("a cache", limit + 4).unwrap_err().to_string();
+    assert!(message.contains(&limit.to_string()) && message.contains(&(limit + 4).to_string()), "{message}");
+}
+
+#[test]
+fn decoding_creates_nothing_on_the_device_after_the_first_tokens() {
+    if common::gpu().is_none() {
+        return;
+    }
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter =
+        pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap();
+    let (device, queue) =
+        pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
+    let gpu = Gpu::from_device(device.clone(), queue);
+    let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, LoadOptions::default()).unwrap();
+    let mut session = model.session(Some(64)).unwrap();
+    session.prefill(&PROMPT).unwrap();
+    let live = || {
+        let counters = device.get_internal_counters().hal;
+        [counters.buffers.read(), counters.bind_groups.read(), counters.compute_pipelines.read()]
+    };
+    let mut tokens = session.generate(Sampler::greedy());
+    assert_eq!(tokens.by_ref().take(4).filter(Result::is_ok).count(), 4);
+    let before = live();
+    assert!(before.iter().all(|&count| count > 0), "wgpu counts nothing: {before:?}");
+    for id in tokens.take(16) {
+        id.unwrap();
+        assert_eq!(live(), before);
+    }
+}
