@@ -1,0 +1,49 @@
+//! `samara devices`: the adapters that models can run on.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use indicatif::BinaryBytes;
+use samara::{Backend, Error, gpu};
+
+use super::Failure;
+
+/// List the graphics adapters
+#[derive(Args)]
+pub struct DevicesArgs {
+    /// Only this graphics API: vulkan, metal or dx12
+    #[arg(long)]
+    backend: Option<Backend>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: DevicesArgs) -> Result<(), Failure> {
+    let adapters = gpu::adapters(args.backend)?;
+    if adapters.is_empty() {
+        return Err(
+            Error::Unsupported("no graphics adapter was found: is a driver installed?".to_owned()).into()
+        );
+    }
+    let mut out = io::stdout().lock();
+    for adapter in adapters {
+        writeln!(out, "{:>2}  {} ({})", adapter.index, adapter.name, adapter.kind)?;
+        writeln!(out, "    backend {}, driver {}, tier {}", adapter.backend, adapter.driver, adapter.tier)?;
+        let subgroups = match adapter.subgroup_sizes {
+            Some((least, most)) if least == most => format!("subgroups of {least}"),
+            Some((least, most)) => format!("subgroups of {least} to {most}"),
+            None => "no subgroups".to_owned(),
+        };
+        writeln!(
+            out,
+            "    binding {}, buffer {}, workgroup memory {}, {} invocations, {subgroups}",
+            BinaryBytes(adapter.max_binding_bytes),
+            BinaryBytes(adapter.max_buffer_bytes),
+            BinaryBytes(adapter.workgroup_memory_bytes.into()),
+            adapter.max_invocations,
+        )?;
+        if adapter.software {
+            writeln!(out, "    SOFTWARE ADAPTER: it runs on the CPU, its speed says nothing about a GPU")?;
+        }
+    }
+    Ok(())
+}

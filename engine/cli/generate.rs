@@ -1,0 +1,202 @@
+//! `samara generate`: continues a text and prints it as it grows.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use samara::sampler::{Sampler, SamplerOptions};
+use samara::tokenizer::Tokenizer;
+use samara::{Error, Session};
+
+use super::stop::StopFilter;
+use super::{Failure, ModelArgs, TextArgs, TokenizerArgs, duration, files, note};
+
+/// Continue a text
+///
+/// Prints the prompt and then what the model adds, token by token, until the model ends the text, the
+/// context is full, or one of the limits below is met. Timing goes to standard error.
+#[derive(Args)]
+#[command(allow_negative_numbers = true)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    text: TextArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
+    /// Add at most N tokens [default: until the model ends the text or the context is full]
+    #[arg(short = 'n', long, value_name = "N")]
+    tokens: Option<usize>,
+    /// Stop before this text, which is not printed; may be given several times
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Hold N tokens, prompt included [default: the model's whole context]
+    #[arg(long, value_name = "N")]
+    ctx: Option<usize>,
+    /// Print the prompt's token ids and pieces on standard error
+    #[arg(long)]
+    verbose_prompt: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Sampling (in this order)")]
+struct SamplingArgs {
+    /// Divide positive and multiply negative logits of tokens that occurred; 1 is off
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repeat_penalty: f32,
+    /// Let the penalty look at the newest N tokens; 0 is all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    repeat_window: usize,
+    /// Temperature; 0 takes the likeliest token
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    temp: f32,
+    /// Keep the K likeliest tokens; 0 is off
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Keep the likeliest tokens whose probabilities sum to P; 1 is off
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Keep tokens at least P times as likely as the likeliest; 0 is off
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Seed of the random numbers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplingArgs {
+    fn options(&self) -> SamplerOptions {
+        SamplerOptions {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_window: self.repeat_window,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: GenerateArgs) -> Result<(), Failure> {
+    // All that can be refused is refused before the model loads.
+    let sampler = Sampler::new(args.sampling.options())?;
+    let stops = StopFilter::new(args.stop)?;
+    let prompt = args.text.read()?;
+    if prompt.is_empty() {
+        return Err(Error::Input("the prompt is empty".to_owned()).into());
+    }
+    let tokenizer = args.tokenizer.load(&args.model.model)?;
+
+    let start = Instant::now();
+    let model = args.model.load()?;
+    let mut session = model.session(args.ctx)?;
+    let loading = start.elapsed();
+
+    let ids = tokenizer.encode(&prompt, Some(model.config().bos_token_id))?;
+    if args.verbose_prompt {
+        for &id in &ids {
+            note(format_args!("{id:>6} {:?}", tokenizer.id_to_token(id).unwrap_or_default()));
+        }
+    }
+    files::check_ids(&ids, model.config().vocab_size)?;
+    if ids.len() > session.context() {
+        let (prompt, context) = (ids.len(), session.context());
+        return Err(
+            Error::Input(format!("the prompt has {prompt} tokens: the context holds {context}")).into()
+        );
+    }
+
+    let mut out = io::stdout().lock();
+    out.write_all(prompt.as_bytes())?;
+    out.flush()?;
+    let limit = args.tokens.unwrap_or(usize::MAX);
+    let timing = continue_text(&tokenizer, &mut session, &ids, sampler, stops, limit, &mut out)?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    if !args.model.quiet {
+        note(format_args!("loaded in {}; {timing}", duration(loading)));
+    }
+    Ok(())
+}
+
+/// Reads the prompt `ids` and prints what follows them.
+fn continue_text(
+    tokenizer: &Tokenizer,
+    session: &mut Session,
+    ids: &[u32],
+    sampler: Sampler,
+    mut stops: StopFilter,
+    limit: usize,
+    out: &mut impl Write,
+) -> Result<Timing, Failure> {
+    let mut stream = tokenizer.stream();
+    for &id in ids {
+        // Printed already; the stream must know that the continuation is not the beginning of a text.
+        stream.push(id)?;
+    }
+    let start = Instant::now();
+    session.prefill(ids)?;
+    // Reading the logits waits for the GPU: without it, prefill would be counted as decoding.
+    session.next_logits()?;
+    let prefill = start.elapsed();
+
+    let room = session.context().saturating_sub(ids.len());
+    let (mut first, mut last, mut tokens, mut stop) = (None, prefill, 0, None);
+    for id in session.generate(sampler).take(limit) {
+        let text = stream.push(id?)?;
+        last = start.elapsed();
+        first.get_or_insert(last);
+        tokens += 1;
+        let passed = stops.push(&text);
+        out.write_all(passed.text.as_bytes())?;
+        out.flush()?;
+        if let Some(found) = passed.stop {
+            stop = Some(format!("{found:?}"));
+            break;
+        }
+    }
+    if stop.is_none() {
+        let mut rest = stops.push(&stream.finish());
+        rest.text += &stops.finish();
+        out.write_all(rest.text.as_bytes())?;
+    }
+    let end = stop.unwrap_or_else(|| match tokens {
+        n if n >= limit => "--tokens".to_owned(),
+        n if n >= room => "the context is full".to_owned(),
+        _ => "the text ended".to_owned(),
+    });
+    Ok(Timing { prompt: ids.len(), prefill, first, tokens, decode: last - prefill, end })
+}
+
+/// What is told at the end.
+struct Timing {
+    prompt: usize,
+    prefill: Duration,
+    /// From the start of the prefill to the first new token.
+    first: Option<Duration>,
+    tokens: usize,
+    /// From the end of the prefill to the last new token. The first costs only a choice, as its logits are
+    /// the prefill's: so this is the time of `tokens - 1` steps.
+    decode: Duration,
+    end: String,
+}
+
+impl std::fmt::Display for Timing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+        let prefill = rate(self.prompt, self.prefill);
+        write!(f, "prefill {} tokens, {prefill:.1} tok/s; ", self.prompt)?;
+        if let Some(first) = self.first {
+            write!(f, "first token after {}; ", duration(first))?;
+        }
+        write!(f, "decode {} tokens", self.tokens)?;
+        if self.tokens > 1 {
+            write!(f, ", {:.1} tok/s", rate(self.tokens - 1, self.decode))?;
+        }
+        write!(f, "; stopped: {}", self.end)
+    }
+}

@@ -1,0 +1,222 @@
+//! The command line: one file per subcommand, and here what they share. No engine logic.
+
+mod devices;
+mod files;
+mod generate;
+mod inspect;
+mod logits;
+mod perplexity;
+mod stop;
+mod synth;
+mod tokenize;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use samara::model::{Checkpoint, demo};
+use samara::quant::Format;
+use samara::tokenizer::Tokenizer;
+use samara::{Backend, Error, Fusion, KvFormat, LoadOptions, Model};
+
+/// Run OpenELM language models on any GPU.
+#[derive(Parser)]
+#[command(version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(generate::GenerateArgs),
+    Logits(logits::LogitsArgs),
+    Tokenize(tokenize::TokenizeArgs),
+    Perplexity(perplexity::PerplexityArgs),
+    Devices(devices::DevicesArgs),
+    Inspect(inspect::InspectArgs),
+    Synth(synth::SynthArgs),
+}
+
+impl Cli {
+    /// Runs the subcommand.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Generate(args) => generate::run(args),
+            Command::Logits(args) => logits::run(args),
+            Command::Tokenize(args) => tokenize::run(args),
+            Command::Perplexity(args) => perplexity::run(args),
+            Command::Devices(args) => devices::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Synth(args) => synth::run(args),
+        }
+    }
+}
+
+/// Why a subcommand ended early.
+#[derive(Debug)]
+pub enum Failure {
+    /// The library refused or failed.
+    Run(Error),
+    /// Standard output took no more.
+    Output(io::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(error) => error.fmt(f),
+            Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Run(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// Writes a line to standard error; that it may be closed is no reason to stop.
+pub fn note(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Which model runs, and how: the flags of every subcommand that loads one.
+#[derive(Args)]
+struct ModelArgs {
+    /// `demo` (built in), a directory with config.json and safetensors, or `synthetic:SIZE[:SEED]`
+    #[arg(short, long, default_value = "demo")]
+    model: String,
+    /// Adapter: its number in `samara devices`, or a part of its name
+    #[arg(long, value_name = "N|NAME")]
+    adapter: Option<String>,
+    /// Graphics API: vulkan, metal or dx12
+    #[arg(long)]
+    backend: Option<Backend>,
+    /// Weight format on the GPU: f32, f16, bf16, q8_0 or q4_0 [default: as stored]
+    #[arg(long)]
+    format: Option<Format>,
+    /// Number format of the KV cache: f16 or f32
+    #[arg(long, default_value_t)]
+    kv: KvFormat,
+    /// Switch off a fusion rule, or `all`; may be given several times
+    #[arg(long, value_name = "RULE")]
+    no_fuse: Vec<String>,
+    /// Print results only: no progress, no statistics
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl ModelArgs {
+    /// Loads the model, with a progress bar where someone sees it.
+    fn load(&self) -> samara::Result<Model> {
+        let fusion = self.no_fuse.iter().try_fold(Fusion::all(), |fusion, rule| fusion.without(rule))?;
+        let bar = self.bar("loading", "{bytes} of {total_bytes}");
+        let shown = bar.clone();
+        let progress = move |done, total| {
+            shown.set_length(total);
+            shown.set_position(done);
+        };
+        let options = LoadOptions {
+            format: self.format,
+            kv: self.kv,
+            adapter: self.adapter.clone(),
+            backend: self.backend,
+            fusion,
+            progress: Some(Box::new(progress)),
+            ..LoadOptions::default()
+        };
+        let model = Model::load(&self.model, options);
+        bar.finish_and_clear();
+        let model = model?;
+        let adapter = model.adapter();
+        if adapter.software && !self.quiet {
+            note(format_args!("warning: `{}` is a software adapter: this runs on the CPU", adapter.name));
+        }
+        Ok(model)
+    }
+
+    /// Returns a progress bar on standard error; it stays hidden when that is no terminal or with `--quiet`.
+    fn bar(&self, label: &'static str, counts: &str) -> ProgressBar {
+        if self.quiet {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template(&format!("{{prefix}} [{{bar:30}}] {counts}"))
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(0).with_style(style.progress_chars("=> ")).with_prefix(label)
+    }
+}
+
+/// Where the tokenizer comes from: a flag of the subcommands that read or print text.
+#[derive(Args)]
+struct TokenizerArgs {
+    /// A tokenizer.json [default: the one in the model's directory]
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+}
+
+impl TokenizerArgs {
+    /// Loads the tokenizer for the model `spec`.
+    fn load(&self, spec: &str) -> samara::Result<Tokenizer> {
+        if let Some(file) = &self.tokenizer {
+            return Tokenizer::from_file(file);
+        }
+        if spec == "demo" {
+            return Tokenizer::from_bytes(demo::TOKENIZER, "the demo model's tokenizer");
+        }
+        let missing = |what: &str| Error::Input(format!("{what} has no tokenizer: give --tokenizer FILE"));
+        if spec.starts_with("synthetic:") {
+            return Err(missing(&format!("the model `{spec}`")));
+        }
+        let directory = Path::new(spec);
+        if !directory.is_dir() {
+            // The model is missing, which says more than that its tokenizer is.
+            Checkpoint::source(spec)?;
+        }
+        let file = directory.join("tokenizer.json");
+        if !file.exists() {
+            return Err(missing(&format!("the model directory `{spec}`")));
+        }
+        Tokenizer::from_file(file)
+    }
+}
+
+/// Text from an argument, a file or standard input.
+#[derive(Args)]
+struct TextArgs {
+    /// The text; without it and without -f, standard input is read to its end
+    #[arg(value_name = "PROMPT", conflicts_with = "file")]
+    text: Option<String>,
+    /// Read the text from FILE, every byte of it, also a last line break
+    #[arg(short, long)]
+    file: Option<PathBuf>,
+}
+
+impl TextArgs {
+    /// Returns the text.
+    fn read(self) -> samara::Result<String> {
+        match (self.text, self.file) {
+            (Some(text), _) => Ok(text),
+            (None, Some(file)) => files::read_text(&file),
+            (None, None) => files::read_stdin(),
+        }
+    }
+}
+
+/// Returns a duration for people: milliseconds below a second.
+fn duration(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 1.0 => format!("{:.1} ms", seconds * 1e3),
+        seconds => format!("{seconds:.2} s"),
+    }
+}

@@ -1,0 +1,276 @@
+//! The program as its users run it: arguments, exit codes, messages, files.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn samara() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_samara"));
+    command.env_remove("SAMARA_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    samara().args(args).output().unwrap()
+}
+
+/// Runs with bytes on standard input.
+fn run_with_input(args: &[&str], input: &[u8]) -> Output {
+    let mut child = samara()
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses its arguments does not read; then this write may fail.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Checks that a run failed with this exit code, told why on standard error, and printed no result.
+fn refused(output: &Output, code: i32, parts: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.starts_with("error: "), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    assert!(output.stdout.is_empty());
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+}
+
+/// Tells whether there is a graphics adapter; without one a test is skipped, or fails if REQUIRE_GPU=1.
+fn gpu() -> bool {
+    let found = samara::gpu::adapters(None).is_ok_and(|adapters| !adapters.is_empty());
+    assert!(found || std::env::var("REQUIRE_GPU").as_deref() != Ok("1"), "REQUIRE_GPU=1, but no GPU adapter");
+    if !found {
+        eprintln!("skipped: no GPU adapter");
+    }
+    found
+}
+
+fn write(directory: &Path, name: &str, contents: impl AsRef<[u8]>) -> String {
+    let path = directory.join(name);
+    std::fs::write(&path, contents).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn llama2() -> String {
+    format!("{}/tests/golden/llama2-tokenizer/tokenizer.json", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn help_and_version_are_results() {
+    for command in ["generate", "logits", "tokenize", "perplexity", "devices", "inspect", "synth"] {
+        assert!(stdout(&run(&[command, "--help"])).contains("Usage: samara"), "{command}");
+        assert!(stdout(&run(&["--help"])).contains(command), "{command}");
+    }
+    assert!(stdout(&run(&["--version"])).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn bad_flag_values_are_usage_errors_that_name_them() {
+    let cases: [(&[&str], &[&str]); 17] = [
+        (&["generate", "x", "--format", "q5"], &["--format", "`q5`", "q4_0"]),
+        (&["generate", "x", "--temp", "-1"], &["--temp -1"]),
+        (&["generate", "x", "--temp", "nan"], &["--temp NaN"]),
+        (&["generate", "x", "--temp", "warm"], &["--temp", "'warm'"]),
+        (&["generate", "x", "--top-p", "2"], &["--top-p 2"]),
+        (&["generate", "x", "--top-p", "0"], &["--top-p 0"]),
+        (&["generate", "x", "--min-p", "1.5"], &["--min-p 1.5"]),
+        (&["generate", "x", "--top-k", "-3"], &["--top-k", "'-3'"]),
+        (&["generate", "x", "--repeat-penalty", "0"], &["--repeat-penalty 0"]),
+        (&["generate", "x", "--kv", "f8"], &["--kv", "`f8`", "f16", "f32"]),
+        (&["generate", "x", "--no-fuse", "nonsense"], &["nonsense"]),
+        (&["generate", "x", "--backend", "cuda"], &["--backend", "cuda", "vulkan"]),
+        (&["generate", "x", "--stop", ""], &["--stop"]),
+        (&["generate", "x", "--bogus"], &["--bogus"]),
+        (&["perplexity", "--window", "1", "-f", "Cargo.toml"], &["--window 1"]),
+        (&["synth", "bogus", "unused"], &["bogus"]),
+        (&["synth", "micro", "unused", "--dtype", "q4_0"], &["--dtype", "`q4_0`"]),
+    ];
+    for (args, parts) in cases {
+        refused(&run(args), 2, parts);
+    }
+    refused(
+        &samara().arg("devices").env("SAMARA_LOG", "a=b=c").output().unwrap(),
+        2,
+        &["SAMARA_LOG", "a=b=c"],
+    );
+}
+
+#[test]
+fn prompts_that_are_none_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let broken = write(directory.path(), "broken.txt", b"The f\xf6x");
+    refused(&run(&["generate", ""]), 2, &["the prompt is empty"]);
+    refused(&run_with_input(&["generate"], b""), 2, &["the prompt is empty"]);
+    refused(&run(&["generate", "-f", &broken]), 2, &["broken.txt", "byte offset 5"]);
+    refused(&run_with_input(&["generate"], b"\xff"), 2, &["standard input", "byte offset 0"]);
+    refused(&run(&["generate", "-f", "no/such/file.txt"]), 1, &["cannot read", "no/such/file.txt"]);
+    refused(&run(&["generate", "x", "-f", &broken]), 2, &["cannot be used with"]);
+}
+
+#[test]
+fn models_and_tokenizers_that_are_missing_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let empty = directory.path().to_str().unwrap();
+    for command in ["generate", "tokenize"] {
+        refused(&run(&[command, "x", "-m", "no/such/model"]), 2, &["no/such/model"]);
+        refused(&run(&[command, "x", "-m", empty]), 2, &[empty, "--tokenizer FILE"]);
+        refused(&run(&[command, "x", "-m", "synthetic:micro"]), 2, &["synthetic:micro", "--tokenizer FILE"]);
+        refused(&run(&[command, "x", "--tokenizer", "no/such.json"]), 1, &["no/such.json"]);
+        let broken = write(directory.path(), "broken.json", "{");
+        refused(&run(&[command, "x", "--tokenizer", &broken]), 1, &["broken.json"]);
+    }
+    refused(&run(&["inspect", "-m", "no/such/model"]), 2, &["no/such/model"]);
+}
+
+#[test]
+fn bad_id_files_are_refused_by_file_and_value() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out.json");
+    for (name, json, part) in [
+        ("cut.json", "[1, 2", "not JSON"),
+        ("empty.json", "[]", "empty"),
+        ("text.json", r#"["a"]"#, r#"entry 0 is "a""#),
+        ("float.json", "[1, 2.5]", "entry 1 is 2.5"),
+        ("negative.json", "[-1]", "entry 0 is -1"),
+        ("large.json", r#"{"prompt_ids": [1, 2048]}"#, "entry 1 is 2048"),
+        ("object.json", r#"{"ids": [1]}"#, "`prompt_ids`"),
+    ] {
+        let ids = write(directory.path(), name, json);
+        refused(&run(&["logits", "--ids", &ids, "--out", out.to_str().unwrap()]), 2, &[name, part]);
+        refused(&run(&["perplexity", "--ids", &ids]), 2, &[name, part]);
+    }
+    let single = write(directory.path(), "single.json", "[1]");
+    refused(&run(&["perplexity", "--ids", &single]), 2, &["at least 2"]);
+    assert!(!out.exists());
+}
+
+#[test]
+fn tokenize_prints_ids_from_any_source_of_text() {
+    let fox = "[1, 303, 442, 271, 262, 511, 379, 1260]\n";
+    assert_eq!(stdout(&run(&["tokenize", "The Fox and the Grapes"])), fox);
+    assert_eq!(stdout(&run_with_input(&["tokenize"], b"The Fox and the Grapes")), fox);
+    let directory = tempfile::tempdir().unwrap();
+    let file = write(directory.path(), "fox.txt", "The Fox and the Grapes");
+    assert_eq!(stdout(&run(&["tokenize", "-m", "demo", "-f", &file])), fox);
+    assert_eq!(stdout(&run(&["tokenize", "--no-bos", ""])), "[]\n");
+}
+
+#[test]
+fn tokenize_takes_another_tokenizer_with_or_without_a_model() {
+    let file = llama2();
+    assert_eq!(stdout(&run(&["tokenize", "--tokenizer", &file, " Hello"])), "[1, 29871, 15043]\n");
+    assert_eq!(stdout(&run(&["tokenize", "--tokenizer", &file, "--no-bos", " Hello"])), "[29871, 15043]\n");
+    let args = ["tokenize", "-m", "synthetic:micro", "--tokenizer", &file, "3"];
+    assert_eq!(stdout(&run(&args)), "[1, 29871, 29941]\n");
+}
+
+#[test]
+fn devices_are_listed_or_their_absence_is_told() {
+    let output = run(&["devices"]);
+    if gpu() {
+        assert!(stdout(&output).contains("backend"));
+    } else {
+        refused(&output, 1, &["adapter"]);
+    }
+}
+
+#[test]
+fn generate_tells_the_fable_and_stops_where_it_is_told() {
+    if !gpu() {
+        return;
+    }
+    let fable = "The Fox and the Grapes\n\nA Fox one day spied a beautiful bunch of ripe grapes";
+    let output = run(&["generate", "The Fox and the Grapes", "-n", "32"]);
+    assert!(stdout(&output).starts_with(fable), "{}", stdout(&output));
+    let statistics = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in
+        ["loaded in", "prefill 8 tokens", "first token after", "decode 32 tokens", "stopped: --tokens"]
+    {
+        assert!(statistics.contains(part), "{statistics}");
+    }
+
+    let piped =
+        run_with_input(&["generate", "-q", "-n", "32", "--stop", "bunch of"], b"The Fox and the Grapes");
+    assert_eq!(stdout(&piped), "The Fox and the Grapes\n\nA Fox one day spied a beautiful \n");
+    assert!(piped.stderr.is_empty(), "{}", String::from_utf8_lossy(&piped.stderr));
+
+    let full = run(&["generate", "The Fox and the Grapes", "--ctx", "12", "--verbose-prompt"]);
+    let message = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert!(message.contains("the context is full") && message.contains("303 \"The\""), "{message}");
+    let long = run(&["generate", "The Fox and the Grapes", "--ctx", "4"]);
+    let message = String::from_utf8_lossy(&long.stderr).into_owned();
+    assert!(long.status.code() == Some(2) && message.contains("the prompt has 8 tokens"), "{message}");
+}
+
+#[test]
+fn a_seed_repeats_a_text_and_another_changes_it() {
+    if !gpu() {
+        return;
+    }
+    let tell = |seed| {
+        let flags =
+            ["--temp", "1.5", "--top-k", "200", "--repeat-penalty", "1.2", "--seed", seed, "-n", "24", "-q"];
+        stdout(&run(&[&["generate", "A Lion"], &flags[..]].concat()))
+    };
+    assert_eq!(tell("1"), tell("1"));
+    assert_ne!(tell("1"), tell("2"));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    if !gpu() {
+        return;
+    }
+    let mut child = samara()
+        .args(["generate", "A Lion", "-q", "-n", "64"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn logits_writes_a_report_that_agrees_with_itself() {
+    if !gpu() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let ids = write(directory.path(), "ids.json", r#"{"prompt_ids": [1, 303, 442, 271]}"#);
+    let out = directory.path().join("out.json");
+    let output = run(&["logits", "-q", "--ids", &ids, "--new", "5", "--out", out.to_str().unwrap()]);
+    assert_eq!(stdout(&output), "");
+    let report: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    assert_eq!(report["prompt_ids"], serde_json::json!([1, 303, 442, 271]));
+    let logits: Vec<f64> = serde_json::from_value(report["last_logits"].clone()).unwrap();
+    let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+    assert_eq!((logits.len(), &report["greedy_ids"][0]), (2048, &Value::from(best)));
+    assert_eq!(report["greedy_ids"].as_array().unwrap().len(), 5);
+
+    // The same four tokens as one window.
+    let scores = stdout(&run(&["perplexity", "-q", "--ids", &ids]));
+    let mean = format!("mean nll    {:.6} nats", report["prompt_mean_nll"].as_f64().unwrap());
+    assert!(scores.contains(&mean) && scores.contains("scored      3 tokens"), "{scores}");
+
+    let output = run(&["logits", "--ids", &ids, "--new", "9999", "--out", out.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+}
