@@ -194,7 +194,10 @@ impl Gpu {
             label: Some("samara"),
             required_features,
             required_limits,
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            // Weights are few and large: in blocks of their own size nothing is left over.
+            memory_hints: wgpu::MemoryHints::Manual {
+                suballocated_device_memory_block_size: 4 << 20..8 << 20,
+            },
             ..Default::default()
         }));
         let (device, queue) = opened

@@ -10,8 +10,9 @@ use super::{
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Tokens and rows of the tile that one workgroup computes; as in the shader.
-const TILE: usize = 32;
+/// Rows of the tile that one workgroup computes, and the most groups of 8 tokens; as in the shader.
+const ROWS: usize = 32;
+const MAX_GROUPS: usize = 4;
 
 /// Matrix product.
 #[derive(Clone, Debug)]
@@ -82,10 +83,11 @@ impl Kernel for Matmul {
             tokens: dim(self.tokens),
             width: dim(self.width),
         };
+        let groups = self.tokens.div_ceil(8).min(MAX_GROUPS);
         Dispatch {
-            overrides: Vec::new(),
+            overrides: vec![("GROUPS", groups as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(self.rows.div_ceil(TILE)), dim(self.tokens.div_ceil(TILE)), 1],
+            grid: [dim(self.rows.div_ceil(ROWS)), dim(self.tokens.div_ceil(8 * groups)), 1],
         }
     }
 

@@ -12,8 +12,9 @@ use super::{
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Tokens of the tile that one workgroup computes; it has half as many outputs. As in the shader.
-const TILE: usize = 32;
+/// Outputs of the tile that one workgroup computes, and the most groups of 8 tokens; as in the shader.
+const OUTPUTS: usize = 16;
+const MAX_GROUPS: usize = 4;
 
 /// Gate and up projections with their product, for several tokens.
 #[derive(Clone, Debug)]
@@ -71,10 +72,11 @@ impl Kernel for MatmulSwiglu {
 
     fn dispatch(&self, _tier: Tier) -> Dispatch {
         let params = Params { cols: dim(self.cols), ffn_dim: dim(self.ffn_dim), tokens: dim(self.tokens) };
+        let groups = self.tokens.div_ceil(8).min(MAX_GROUPS);
         Dispatch {
-            overrides: Vec::new(),
+            overrides: vec![("GROUPS", groups as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(self.ffn_dim.div_ceil(TILE / 2)), dim(self.tokens.div_ceil(TILE)), 1],
+            grid: [dim(self.ffn_dim.div_ceil(OUTPUTS)), dim(self.tokens.div_ceil(8 * groups)), 1],
         }
     }
 

@@ -22,7 +22,7 @@ use crate::tensor::DType;
 const TASK_VALUES: usize = 1 << 18;
 const TASKS: usize = 16;
 /// Bytes written before the device is given time to take them: bounds the staging memory.
-const STAGED_BYTES: u64 = 32 << 20;
+const STAGED_BYTES: u64 = 16 << 20;
 
 /// Called with the bytes on the device so far and in the end.
 pub type Progress = Box<dyn Fn(u64, u64) + Send + Sync>;
@@ -248,7 +248,6 @@ impl<'a> Uploader<'a> {
                 let planes = self.part(index, layout.format, layout.cols, rows.clone())?;
                 weights.insert((info.name.clone(), part), planes);
             }
-            self.checkpoint.release(index, 0..layout.rows);
         }
         self.flush()?;
         Ok(weights)
@@ -276,6 +275,7 @@ impl<'a> Uploader<'a> {
                 Ok((start, format.pack(&values, cols)))
             };
             let packed = starts.par_iter().map(pack).collect::<Result<Vec<_>>>()?;
+            self.checkpoint.release(index, starts[0]..rows.end.min(starts[0] + starts.len() * task_rows));
             for (start, parts) in packed {
                 for ((plane, words), part) in planes.iter().zip(&words).zip(&parts) {
                     self.write(plane, ((start - rows.start) * words * 4) as u64, bytemuck::cast_slice(part))?;
