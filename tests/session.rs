@@ -167,3 +167,45 @@ fn decoding_creates_nothing_on_the_device_after_the_first_tokens() {
         assert_eq!(live(), before);
     }
 }
+
+/// Opens the default adapter with no more than a percentage of its memory.
+fn with_memory(percent: u8) -> Option<Gpu> {
+    let budget = wgpu::MemoryBudgetThresholds { for_resource_creation: Some(percent), for_device_loss: None };
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        memory_budget_thresholds: budget,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let adapter =
+        pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).ok()?;
+    let (device, queue) =
+        pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).ok()?;
+    Some(Gpu::from_device(device, queue))
+}
+
+#[test]
+fn an_adapter_without_enough_memory_says_what_did_not_fit() {
+    if common::gpu().is_none() {
+        return;
+    }
+    // The least memory with which the device itself opens; then it is filled up.
+    let gpu = (0..100).find_map(with_memory).expect("the device opens with all of its memory");
+    let bytes = 64 << 20;
+    let mut held = Vec::new();
+    let error = loop {
+        match gpu.storage("a weight", bytes) {
+            Ok(range) => {
+                gpu.write(&range, 0, &vec![1; bytes as usize]);
+                gpu.flush().unwrap();
+                held.push(range);
+            }
+            Err(error) => break error,
+        }
+        assert!(held.len() < 64, "4 GiB were handed out");
+    };
+    eprintln!("{} buffers of {bytes} bytes, then: {error}", held.len());
+    let message = error.to_string();
+    assert!(matches!(error, Error::Gpu(_)) && message.contains("out of memory"), "{message}");
+    assert!(message.contains("`a weight`") && message.contains(&bytes.to_string()), "{message}");
+    // The device is none the worse for it.
+    gpu.check().unwrap();
+}

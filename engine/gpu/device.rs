@@ -126,6 +126,11 @@ fn enumerate(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
     let bits = backend.map_or(wgpu::Backends::PRIMARY, Backend::bits);
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: bits,
+        // Where the driver tells its budget, running out of memory is an error instead of swapping.
+        memory_budget_thresholds: wgpu::MemoryBudgetThresholds {
+            for_resource_creation: Some(97),
+            for_device_loss: None,
+        },
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
     let mut found = pollster::block_on(instance.enumerate_adapters(bits));
