@@ -1,8 +1,9 @@
-// Residual add, then RMSNorm of the sum, in one pass over the row.
+// Residual connection and the norm that follows it.
 //   sum[t,:] = a[t,:] + b[t,:];   out[t,:] = sum[t,:] * weight * rsqrt(mean(sum[t,:]^2) + eps)
-// One workgroup per row t; invocation i takes the vectors i, i + WG, ... and reads back only what it
-// wrote to sum itself, so no barrier stands between. Sum of squares in f32.
-// Saves a launch and one read of [T, D] against add followed by rms_norm.
+// One workgroup per row t; invocation i takes the vectors i, i + WG, ... of the row in both passes, so
+// it reads back only what it wrote itself and the second pass needs no barrier of its own.
+// Sum and scale in f32. Fast because the norm finds its row in cache: one launch and one round trip
+// of [T, D] less than add and rms_norm.
 
 override WG: u32 = 64;
 

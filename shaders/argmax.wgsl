@@ -1,51 +1,56 @@
-// The id of the largest logit of the last row, and the step's advance of the position: what the next
-// token needs, so that decoding goes on without the host.
-//   ids[0] = argmax(logits[R-1,:]), the lowest id on ties;   position[0] += advance
-// One workgroup: invocation i scans the ids i, i + WG, ... in order, then a tree keeps the better of two.
-// NaN never wins a comparison; a row without a value above -3.4e38 gives 0. Exact: nothing is rounded.
+// Greedy sampling: ids[0] = index of the largest logit of the last row, the lowest index on ties;
+// then position[0] += advance, so that the next token's step can already be recorded.
+// One workgroup; invocation i takes the vectors i, i + WG, ..., then a tree over the workgroup.
+// Numerics: logits are bound as bits and compared as integers, which is exact, gives NaN no chance
+// to win (key 0; all NaN gives index 0) and does not depend on how a driver treats NaN in f32 compares.
+// One workgroup reads 125 KiB once per token; more of them would need a second dispatch to merge. The
+// tree is not split by tier: it runs once per token.
 
 override WG: u32 = 256;
 
 struct Params {
-    first: u32, // (R - 1) * V
-    vocab: u32, // V
-    advance: u32, // T
+    first: u32, // (R - 1) * V / 4: the first vector of the last row
+    vectors: u32, // V / 4
+    advance: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> logits: array<f32>; // [R, V]
-@group(0) @binding(2) var<storage, read_write> ids: array<u32>; // [T], the first is written
+@group(0) @binding(1) var<storage, read> logits: array<vec4<u32>>; // [R, V / 4], bits of f32
+@group(0) @binding(2) var<storage, read_write> ids: array<u32>; // [T], only the first is written
 @group(0) @binding(3) var<storage, read_write> position: array<u32>; // [1]
 
-var<workgroup> best: array<f32, WG>; // each invocation's largest logit
-var<workgroup> best_id: array<u32, WG>; // and its id
+var<workgroup> bests: array<vec2<u32>, WG>; // (key, index); each invocation its own, then the tree
+
+// An integer that orders like the float: 0 for NaN, equal for both zeros.
+fn key(bits: u32) -> u32 {
+    let magnitude = bits & 0x7fffffffu;
+    let ordered = select(0x80000000u + magnitude, 0x80000000u - magnitude, bits != magnitude);
+    return select(ordered, 0u, magnitude > 0x7f800000u);
+}
+
+// The larger key; of equal keys the lower index.
+fn better(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return select(a, b, b.x > a.x || (b.x == a.x && b.y < a.y));
+}
 
 @compute @workgroup_size(WG)
-fn main(@builtin(local_invocation_index) i: u32) {
-    var top = -3.4028234e38;
-    var top_id = 0u;
-    for (var id = i; id < params.vocab; id += WG) {
-        let logit = logits[params.first + id];
-        if logit > top {
-            top = logit;
-            top_id = id;
-        }
+fn main(@builtin(local_invocation_index) index: u32) {
+    var best = vec2<u32>(0u, 0u);
+    for (var i = index; i < params.vectors; i += WG) {
+        let bits = logits[params.first + i];
+        let low = better(vec2<u32>(key(bits.x), 4u * i), vec2<u32>(key(bits.y), 4u * i + 1u));
+        let high = better(vec2<u32>(key(bits.z), 4u * i + 2u), vec2<u32>(key(bits.w), 4u * i + 3u));
+        best = better(best, better(low, high));
     }
-    best[i] = top;
-    best_id[i] = top_id;
+    bests[index] = best;
     for (var stride = WG / 2u; stride > 0u; stride /= 2u) {
         workgroupBarrier();
-        if i < stride {
-            let other = best[i + stride];
-            let other_id = best_id[i + stride];
-            if other > best[i] || (other == best[i] && other_id < best_id[i]) {
-                best[i] = other;
-                best_id[i] = other_id;
-            }
+        if index < stride {
+            bests[index] = better(bests[index], bests[index + stride]);
         }
     }
-    if i == 0u {
-        ids[0] = best_id[0];
+    if index == 0u {
+        ids[0] = bests[0].y;
         position[0] += params.advance;
     }
 }

@@ -1,17 +1,17 @@
-// Appends the step's k and v heads to the cache.
-//   k_cache[g, position + t, :] = qk[t, H + g, :];   v_cache[g, position + t, :] = qkv[t, H + Hkv + g, :]
-// Invocation i copies vector i of k and of v. The cache keeps a KV head's tokens together, as attention
-// reads them; kv_store rounds to the cache's element type.
+// Appends the keys and values of a step to the KV cache of a layer.
+//   k_cache[h, position + t, :] = qk[t, H + h, :];   v_cache[h, position + t, :] = qkv[t, H + Hkv + h, :]
+// Each invocation moves one vector of the keys and the same one of the values: neighbours write
+// neighbouring vectors of a cache row. An f16 cache rounds here, once; an adapter without the f16
+// feature may round toward zero, as WGSL allows. Bound by the launch: qk_norm_rope saves it.
 
 override WG: u32 = 64;
+override COLS: u32 = 16; // Dh / 4
 
 struct Params {
-    vectors: u32, // T * Hkv * Dh / 4
-    head_vectors: u32, // Dh / 4
+    tokens: u32, // T
     query_heads: u32, // H
     kv_heads: u32, // Hkv
-    tokens: u32, // T
-    context: u32, // S
+    capacity: u32, // S
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -23,15 +23,18 @@ struct Params {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x >= params.vectors {
+    let col = id.x % COLS;
+    let row = id.x / COLS;
+    if row >= params.tokens * params.kv_heads {
         return;
     }
-    let i = id.x % params.head_vectors;
-    let head = id.x / params.head_vectors % params.kv_heads;
-    let t = id.x / params.head_vectors / params.kv_heads;
+    let token = row / params.kv_heads;
+    let head = row % params.kv_heads;
     let heads = params.query_heads + params.kv_heads;
-    let slot = min(position[0], params.context - params.tokens) + t;
-    let to = (head * params.context + slot) * params.head_vectors + i;
-    k_cache[to] = kv_store(qk[(t * heads + params.query_heads + head) * params.head_vectors + i]);
-    v_cache[to] = kv_store(qkv[(t * (heads + params.kv_heads) + heads + head) * params.head_vectors + i]);
+    let key = (token * heads + params.query_heads + head) * COLS + col;
+    let value = (token * (heads + params.kv_heads) + heads + head) * COLS + col;
+    let first = min(position[0], params.capacity - params.tokens);
+    let to = (head * params.capacity + first + token) * COLS + col;
+    k_cache[to] = kv_store(qk[key]);
+    v_cache[to] = kv_store(qkv[value]);
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use samara::graph::fuse::{Fusion, Rule};
 use samara::graph::reference;
-use samara::kernels::Memory;
+use samara::kernels::{Memory, rope};
 use samara::model::layout::Layout;
 use samara::model::openelm::{self, Logits, StepShape};
 use samara::model::{Checkpoint, synth};
@@ -203,7 +203,8 @@ fn reference_logits(checkpoint: &Checkpoint, format: Format, prompt: &[u32], fus
         memory.set(part.tensor, held.into_iter().map(f64::from).collect());
     }
     memory.set(step.ids, prompt.iter().map(|&id| f64::from(id)).collect());
-    memory.set(step.rope, openelm::rope_table(checkpoint.config(), 64));
+    memory
+        .set(step.rope, rope::table(64, checkpoint.config().head_dim, checkpoint.config().rope_theta.into()));
     reference::run(&step.graph, &mut memory);
     memory.read(step.logits.unwrap()).iter().map(|&v| v as f32).collect()
 }

@@ -10,6 +10,7 @@ use crate::graph::{Graph, Op, Role};
 use crate::kernels::add::Add;
 use crate::kernels::add_rms_norm::AddRmsNorm;
 use crate::kernels::attention::Attention;
+use crate::kernels::attention_decode::AttentionDecode;
 use crate::kernels::kv_write::KvWrite;
 use crate::kernels::matmul::Matmul;
 use crate::kernels::matmul_swiglu::MatmulSwiglu;
@@ -171,9 +172,11 @@ fn fuse_qk_norm_rope_at(graph: &mut Graph, index: usize) -> Option<()> {
     let rope = rope.clone();
     let [_, write_index, attention_index] = graph.users(rope.out)[..] else { return None };
     let write = kernel::<KvWrite>(&graph.ops[write_index])?.clone();
-    let attention = kernel::<Attention>(&graph.ops[attention_index])?.clone();
+    let mix = &graph.ops[attention_index];
+    let (prefill, decode) = (kernel::<Attention>(mix).cloned(), kernel::<AttentionDecode>(mix).cloned());
+    let out = prefill.as_ref().map(|mix| mix.out).or(decode.as_ref().map(|mix| mix.out))?;
 
-    let shape = graph.tensors()[attention.out].shape.clone();
+    let shape = graph.tensors()[out].shape.clone();
     let name = graph.tensors()[norm.out].name.replace("qk_norm", "q");
     let q = graph.tensor(name, shape, DType::F32, Role::Activation);
     let tensors = graph.tensors();
@@ -189,16 +192,12 @@ fn fuse_qk_norm_rope_at(graph: &mut Graph, index: usize) -> Option<()> {
         write.v_cache,
         norm.eps,
     );
-    let attention = Attention::new(
-        tensors,
-        q,
-        attention.k_cache,
-        attention.v_cache,
-        attention.position,
-        attention.out,
-        norm.query_heads,
-    );
-    graph.ops[attention_index].kernel = Box::new(attention);
+    let (k, v, position, heads) = (write.k_cache, write.v_cache, write.position, norm.query_heads);
+    graph.ops[attention_index].kernel = if decode.is_some() {
+        Box::new(AttentionDecode::new(tensors, q, k, v, position, out, heads))
+    } else {
+        Box::new(Attention::new(tensors, q, k, v, position, out, heads))
+    };
     let label = graph.ops[index].label.clone() + "_rope";
     graph.replace(&[index, rope_index, write_index], Op { label, kernel: Box::new(fused) });
     Some(())

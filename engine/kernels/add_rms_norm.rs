@@ -1,14 +1,13 @@
-//! `sum = a + b; out = sum * weight * rsqrt(mean(sum^2) + eps)`: residual add and the norm after it.
+//! `sum = a + b; out = sum * weight * rsqrt(mean(sum^2) + eps)`: a residual connection and the next norm.
 //!
-//! Fused: one launch instead of two, and the sum is read back from cache. The sum is an output too,
-//! because the next residual add needs it.
+//! Fuses `add` and `rms_norm`: one launch and one reading of `[T, D]` less.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Residual add with the RMSNorm of each row of the sum.
+/// Sum of two activations and its root-mean-square norm, row by row.
 #[derive(Clone, Debug)]
 pub struct AddRmsNorm {
     /// First summand, `[T, D]` f32.
@@ -17,7 +16,7 @@ pub struct AddRmsNorm {
     pub b: TensorId,
     /// Scale of each column, `[D]` f32.
     pub weight: TensorId,
-    /// `a + b`, `[T, D]` f32.
+    /// Sum, `[T, D]` f32.
     pub sum: TensorId,
     /// Normalised sum, `[T, D]` f32.
     pub out: TensorId,
@@ -70,8 +69,13 @@ impl Kernel for AddRmsNorm {
     }
 
     fn operands(&self) -> Vec<Operand> {
-        let inputs = [self.a, self.b, self.weight].map(Operand::read);
-        inputs.into_iter().chain([self.sum, self.out].map(Operand::write)).collect()
+        vec![
+            Operand::read(self.a),
+            Operand::read(self.b),
+            Operand::read(self.weight),
+            Operand::write(self.sum),
+            Operand::write(self.out),
+        ]
     }
 
     fn dispatch(&self, _tier: Tier) -> Dispatch {
@@ -115,11 +119,12 @@ pub fn cases() -> Vec<Case> {
         if bench {
             case = case.benched();
         }
-        let a = case.tensor("a", [tokens, model_dim], DType::F32, fill.clone());
-        let b = case.tensor("b", [tokens, model_dim], DType::F32, fill);
+        let rows = [tokens, model_dim];
+        let a = case.tensor("a", rows, DType::F32, fill.clone());
+        let b = case.tensor("b", rows, DType::F32, fill);
         let weight = case.tensor("weight", [model_dim], DType::F32, Fill::Uniform(1.5));
-        let sum = case.tensor("sum", [tokens, model_dim], DType::F32, Fill::Zero);
-        let out = case.tensor("out", [tokens, model_dim], DType::F32, Fill::Zero);
+        let sum = case.tensor("sum", rows, DType::F32, Fill::Zero);
+        let out = case.tensor("out", rows, DType::F32, Fill::Zero);
         let kernel = AddRmsNorm::new(&case.tensors, a, b, weight, sum, out, 1e-6);
         case.build(kernel, 1e-12, "an f32 sum of squares over at most 3072 values and one f32 rsqrt")
     };
@@ -131,6 +136,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(case("fable", 5, 192, Fill::Uniform(2.0), false));
     cases.push(case("narrower than the workgroup", 3, 36, Fill::Uniform(2.0), false));
     cases.push(case("zero row", 2, 256, Fill::Zero, false));
+    cases.push(case("mean far below eps", 2, 256, Fill::Uniform(1e-5), false));
     cases.push(case("magnitudes 2^-20 to 2^20", 2, 256, Fill::Extreme, false));
     cases
 }

@@ -1,45 +1,56 @@
-//! `ids[0] = argmax(logits[R - 1, :])` and `position[0] += T`: greedy sampling behind the head.
+//! `ids[0] = argmax(logits[last, :]); position[0] += advance`: greedy sampling on the device.
+//!
+//! Sampling and the step of the position are one dispatch, so many tokens are submitted without a
+//! read-back. The lowest index wins ties; NaN never wins, and all NaN gives 0.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Id of the largest logit, and the advance of the position.
+/// Index of the largest logit.
 #[derive(Clone, Debug)]
 pub struct Argmax {
     /// Logits, `[R, V]` f32; the last row counts.
     pub logits: TensorId,
-    /// Token ids, `[T]` u32; the first is replaced.
+    /// Token ids, `[T]` u32; the first becomes the result.
     pub ids: TensorId,
-    /// Tokens cached, `[1]` u32; `advance` is added.
+    /// Tokens cached, `[1]` u32.
     pub position: TensorId,
-    advance: usize,
+    /// Added to the position.
+    pub advance: usize,
     rows: usize,
-    vocab: usize,
+    vocabulary: usize,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
     first: u32,
-    vocab: u32,
+    vectors: u32,
     advance: u32,
 }
 
 const _: () = assert!(size_of::<Params>() == 12);
 
 impl Argmax {
-    /// Returns the argmax of the last row of `logits` into `ids[0]`.
+    /// Returns the argmax of the last row of `logits` into `ids`, and the step of `position`.
     ///
     /// # Panics
-    /// When shapes do not fit.
-    pub fn new(tensors: &Tensors, logits: TensorId, ids: TensorId, position: TensorId, advance: usize) -> Self {
-        let &[rows, vocab] = tensors[logits].shape.dims() else { panic!("logits are [R, V]") };
-        tensors.expect(logits, [rows, vocab], DType::F32);
-        tensors.expect(ids, tensors[ids].shape.clone(), DType::U32);
+    /// When shapes do not fit or `V` is no multiple of 4.
+    pub fn new(
+        tensors: &Tensors,
+        logits: TensorId,
+        ids: TensorId,
+        position: TensorId,
+        advance: usize,
+    ) -> Self {
+        let &[rows, vocabulary] = tensors[logits].shape.dims() else { panic!("argmax takes [R, V]") };
+        assert!(vocabulary.is_multiple_of(4), "argmax reads vectors of four: V {vocabulary}");
+        tensors.expect(logits, [rows, vocabulary], DType::F32);
+        tensors.expect(ids, [tensors[ids].shape.elements()], DType::U32);
         tensors.expect(position, [1], DType::U32);
-        Self { logits, ids, position, advance, rows, vocab }
+        Self { logits, ids, position, advance, rows, vocabulary }
     }
 }
 
@@ -53,13 +64,17 @@ impl Kernel for Argmax {
     }
 
     fn operands(&self) -> Vec<Operand> {
-        vec![Operand::read(self.logits), Operand::read_write(self.ids), Operand::read_write(self.position)]
+        vec![
+            Operand::read(self.logits),
+            Operand::read_write(self.ids),
+            Operand::read_write(self.position),
+        ]
     }
 
     fn dispatch(&self, _tier: Tier) -> Dispatch {
         let params = Params {
-            first: dim((self.rows - 1) * self.vocab),
-            vocab: dim(self.vocab),
+            first: dim((self.rows - 1) * self.vocabulary / 4),
+            vectors: dim(self.vocabulary / 4),
             advance: dim(self.advance),
         };
         Dispatch {
@@ -70,47 +85,64 @@ impl Kernel for Argmax {
     }
 
     fn cost(&self) -> Cost {
-        Cost { bytes: 4 * self.vocab as u64, flops: self.vocab as u64 }
+        Cost { bytes: 4 * self.vocabulary as u64 + 12, flops: self.vocabulary as u64 }
     }
 
     fn reference(&self, memory: &mut Memory) {
-        let row = &memory.read(self.logits)[(self.rows - 1) * self.vocab..];
-        let mut best = 0;
-        for id in 0..self.vocab {
-            if row[id] > row[best] || row[best].is_nan() && !row[id].is_nan() {
-                best = id;
+        memory.update(self.ids, |memory, ids| {
+            let last = &memory.read(self.logits)[(self.rows - 1) * self.vocabulary..];
+            let mut best = None;
+            for (index, &logit) in last.iter().enumerate() {
+                if !logit.is_nan() && best.is_none_or(|best: usize| logit > last[best]) {
+                    best = Some(index);
+                }
             }
-        }
-        memory.update(self.ids, |_, ids| ids[0] = best as f64);
+            ids[0] = best.unwrap_or(0) as f64;
+        });
         memory.update(self.position, |_, position| position[0] += self.advance as f64);
     }
 }
 
-/// The real vocabulary, and maxima at both ends, tied, beside NaN and infinities.
+/// OpenELM's vocabulary and logits where an index is easily missed.
 pub fn cases() -> Vec<Case> {
-    let case = |label: &str, rows: usize, vocab: usize, fill: Fill| {
-        let mut case = CaseBuilder::new(format!("{label}, R {rows}, V {vocab}")).benched();
-        let logits = case.tensor("logits", [rows, vocab], DType::F32, fill);
-        let ids = case.tensor("ids", [3], DType::U32, Fill::Values(vec![1.0, 2.0, 3.0]));
-        let position = case.tensor("position", [1], DType::U32, Fill::Values(vec![40.0]));
-        let kernel = Argmax::new(&case.tensors, logits, ids, position, rows);
-        case.build(kernel, 0.0, "comparisons round nothing")
+    const V: usize = 32000;
+    let case = |label: &str, [rows, vocabulary]: [usize; 2], advance: usize, fill: Fill, bench: bool| {
+        let mut case = CaseBuilder::new(label);
+        if bench {
+            case = case.benched();
+        }
+        let logits = case.tensor("logits", [rows, vocabulary], DType::F32, fill);
+        let ids = case.tensor("ids", [3], DType::U32, Fill::Values(vec![7.0, 8.0, 9.0]));
+        let position = case.tensor("position", [1], DType::U32, Fill::Values(vec![41.0]));
+        let kernel = Argmax::new(&case.tensors, logits, ids, position, advance);
+        case.build(kernel, 0.0, "comparisons are exact")
     };
-    let with = |vocab: usize, values: &[(usize, f64)]| {
-        let mut logits = vec![-1.5; vocab];
-        values.iter().for_each(|&(id, value)| logits[id] = value);
-        Fill::Values(logits)
+    // Logits that are `rest` but for some.
+    let values = |n: usize, rest: f64, some: &[(usize, f64)]| {
+        let mut values = vec![rest; n];
+        some.iter().for_each(|&(index, value)| values[index] = value);
+        Fill::Values(values)
     };
+    let (nan, low) = (f64::NAN, f64::NEG_INFINITY);
     vec![
-        case("random", 1, 32000, Fill::Uniform(8.0)),
-        case("last of several rows", 5, 512, Fill::Uniform(8.0)),
-        case("fewer logits than invocations", 1, 33, Fill::Uniform(8.0)),
-        case("maximum at the first id", 1, 2048, with(2048, &[(0, 7.0)])),
-        case("maximum at the last id", 1, 2047, with(2047, &[(2046, 7.0)])),
-        case("ties across invocations", 1, 2048, with(2048, &[(1500, 7.0), (700, 7.0), (701, 7.0)])),
-        case("all equal", 1, 1000, with(1000, &[])),
-        case("NaN beside a maximum", 1, 600, with(600, &[(0, f64::NAN), (300, f64::NAN), (301, 2.0)])),
-        case("infinities", 1, 600, with(600, &[(5, f64::NEG_INFINITY), (599, f64::INFINITY)])),
-        case("all negative infinity", 1, 300, Fill::Values(vec![f64::NEG_INFINITY; 300])),
+        case("vocabulary of OpenELM", [1, V], 1, Fill::Uniform(20.0), true),
+        case("the last of three rows", [3, V], 3, Fill::Uniform(20.0), false),
+        case("no multiple of the workgroup", [1, 1004], 1, Fill::Uniform(20.0), false),
+        case("fewer logits than invocations", [1, 4], 0, Fill::Uniform(1.0), false),
+        case("maximum first", [1, V], 1, values(V, -1.0, &[(0, 3.0)]), false),
+        case("maximum last", [1, V], 1, values(V, -1.0, &[(V - 1, 3.0)]), false),
+        case("tie in one vector", [1, V], 1, values(V, 0.5, &[(4002, 3.0), (4003, 3.0)]), false),
+        case("tie across invocations", [1, V], 1, values(V, 0.5, &[(31999, 3.0), (1025, 3.0)]), false),
+        case("tie within an invocation", [1, V], 1, values(V, 0.5, &[(1029, 3.0), (2053, 3.0)]), false),
+        case("all equal", [1, V], 1, values(V, -2.5, &[]), false),
+        case("zeros of both signs tie", [1, V], 1, values(V, -1.0, &[(6, -0.0), (9, 0.0)]), false),
+        case("negative infinities but one", [1, V], 1, values(V, low, &[(777, -3e38)]), false),
+        case("all negative infinity", [1, V], 1, values(V, low, &[]), false),
+        case("infinity wins", [1, V], 1, values(V, 3e38, &[(5, f64::INFINITY)]), false),
+        case("NaN never wins", [1, V], 1, values(V, -7.0, &[(0, nan), (3, nan), (900, -6.0)]), false),
+        case("NaN beside negative infinity", [1, V], 1, values(V, nan, &[(5, low)]), false),
+        case("all NaN", [1, V], 1, values(V, nan, &[]), false),
+        case("negative NaN", [1, V], 1, values(V, 1.0, &[(2, -nan), (11, 2.0)]), false),
+        case("magnitudes 2^-20 to 2^20", [2, 2048], 1, Fill::Extreme, false),
     ]
 }

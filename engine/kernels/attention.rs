@@ -1,56 +1,61 @@
-//! `out[t, h, :] = softmax(q[t, h, :] k[g]^T / sqrt(Dh)) v[g]` over the cached keys up to the token's
-//! own: causal grouped-query attention for decode and prefill, `g = h / (H / Hkv)`.
+//! `out[t, h] = sum over s <= position + t of softmax(q[t, h] . k[s] / sqrt(Dh)) * v[s]`: causal
+//! grouped-query attention of any number of tokens over the KV cache.
 //!
-//! Fused: scores and softmax never leave the workgroup.
+//! Fuses scores, mask, softmax and weighted sum: no `[T, H, S]` leaves the workgroup. `attention_decode`
+//! takes the single token of a decode step.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{
-    Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment, kv_fragment,
-};
+use super::cache::Cache;
+use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
-const WG: usize = 64;
-
-/// Attention of the step's queries over the cache.
+/// Attention of `T` tokens over the KV cache.
 #[derive(Clone, Debug)]
 pub struct Attention {
-    /// Rotated heads, `[T, N]` f32 with the `H * Dh` query values first.
+    /// Queries: the first `H` heads of each row of `[T, stride]` f32.
     pub q: TensorId,
-    /// Keys, `[Hkv, S, Dh]` f16 or f32.
+    /// Keys, those of this step included, `[Hkv, S, Dh]` f16 or f32.
     pub k_cache: TensorId,
-    /// Values, `[Hkv, S, Dh]` f16 or f32.
+    /// Values, like the keys.
     pub v_cache: TensorId,
-    /// Tokens cached before the step, `[1]` u32.
+    /// Tokens cached before this step, `[1]` u32; clamped to `S - T`.
     pub position: TensorId,
-    /// Mixed values, `[T, H * Dh]` f32.
+    /// Weighted values, `[T, H * Dh]` f32.
     pub out: TensorId,
-    query_heads: usize,
+    /// Query heads `H`.
+    pub query_heads: usize,
     tokens: usize,
-    q_row: usize,
-    kv_heads: usize,
-    context: usize,
-    head_dim: usize,
-    dtype: DType,
+    stride: usize,
+    cache: Cache,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    q_row: u32,
-    group: u32,
     tokens: u32,
-    context: u32,
+    query_heads: u32,
+    kv_heads: u32,
+    capacity: u32,
+    stride: u32,
+    last_tile: u32,
+    slices: u32,
     scale: f32,
 }
 
-const _: () = assert!(size_of::<Params>() == 20);
+const _: () = assert!(size_of::<Params>() == 32);
+
+/// Invocations of a workgroup, of which each has 4 query rows: `WG` of the shader.
+const WG: usize = 64;
+
+/// Vectors of a key that are staged at a time: `SLICE` of the shader.
+const SLICE: usize = 8;
 
 impl Attention {
-    /// Returns the attention of the first `query_heads` heads of `q` into `out`.
+    /// Returns the attention of `q` over the cache into `out`.
     ///
     /// # Panics
-    /// When shapes do not fit, `Dh` is none of 32, 64, 128, or the step is longer than the cache.
+    /// When shapes do not fit, `T` exceeds `S`, `Hkv` does not divide `H`, or `Dh` is none of 32, 64, 128.
     pub fn new(
         tensors: &Tensors,
         q: TensorId,
@@ -60,19 +65,22 @@ impl Attention {
         out: TensorId,
         query_heads: usize,
     ) -> Self {
-        let dtype = tensors[k_cache].dtype;
-        let &[kv_heads, context, head_dim] = tensors[k_cache].shape.dims() else {
-            panic!("a cache is [Hkv, S, Dh]")
-        };
-        let &[tokens, q_row] = tensors[q].shape.dims() else { panic!("q is [T, N]") };
-        assert!([32, 64, 128].contains(&head_dim) && q_row.is_multiple_of(4), "Dh {head_dim}, N {q_row}");
-        assert!(query_heads.is_multiple_of(kv_heads), "{query_heads} query heads, {kv_heads} KV heads");
-        assert!(q_row >= query_heads * head_dim && tokens <= context, "N {q_row}, T {tokens}, S {context}");
-        tensors.expect(q, [tokens, q_row], DType::F32);
-        tensors.expect(v_cache, [kv_heads, context, head_dim], dtype);
+        let &[tokens, stride] = tensors[q].shape.dims() else { panic!("attention takes [T, stride]") };
+        let cache = Cache::new(tensors, k_cache, v_cache, tokens);
+        let Cache { kv_heads, head_dim, .. } = cache;
+        assert!(matches!(head_dim, 32 | 64 | 128), "attention has no tile for Dh {head_dim}");
+        assert!(query_heads.is_multiple_of(kv_heads), "{kv_heads} kv heads serve {query_heads} query heads");
+        assert!(query_heads * head_dim <= stride && stride.is_multiple_of(4), "a row of q is {stride} values");
+        tensors.expect(q, [tokens, stride], DType::F32);
         tensors.expect(position, [1], DType::U32);
         tensors.expect(out, [tokens, query_heads * head_dim], DType::F32);
-        Self { q, k_cache, v_cache, position, out, query_heads, tokens, q_row, kv_heads, context, head_dim, dtype }
+        Self { q, k_cache, v_cache, position, out, query_heads, tokens, stride, cache }
+    }
+
+    /// Vectors in a head and query rows in a tile.
+    fn tile(&self) -> [usize; 2] {
+        let cols = self.cache.head_dim / 4;
+        [cols, 4 * WG / cols]
     }
 }
 
@@ -82,54 +90,71 @@ impl Kernel for Attention {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("attention.wgsl"), tier.reduce(), kv_fragment(self.dtype, tier)]
+        vec![fragment!("attention.wgsl"), self.cache.fragment(tier)]
     }
 
     fn operands(&self) -> Vec<Operand> {
-        let inputs = [self.q, self.k_cache, self.v_cache, self.position].map(Operand::read);
-        inputs.into_iter().chain([Operand::write(self.out)]).collect()
+        vec![
+            Operand::read(self.q),
+            Operand::read(self.k_cache),
+            Operand::read(self.v_cache),
+            Operand::read(self.position),
+            Operand::write(self.out),
+        ]
     }
 
     fn dispatch(&self, _tier: Tier) -> Dispatch {
+        let [cols, rows] = self.tile();
+        let tiles = (self.tokens * self.query_heads / self.cache.kv_heads).div_ceil(rows);
         let params = Params {
-            q_row: dim(self.q_row / 4),
-            group: dim(self.query_heads / self.kv_heads),
             tokens: dim(self.tokens),
-            context: dim(self.context),
-            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            query_heads: dim(self.query_heads),
+            kv_heads: dim(self.cache.kv_heads),
+            capacity: dim(self.cache.capacity),
+            stride: dim(self.stride / 4),
+            last_tile: dim(tiles - 1),
+            slices: dim(cols / SLICE),
+            scale: std::f32::consts::LOG2_E / (self.cache.head_dim as f32).sqrt(),
         };
         Dispatch {
-            overrides: vec![("WG", WG as f64), ("COLS", (self.head_dim / 4) as f64)],
+            overrides: vec![("COLS", cols as f64), ("ROWS", rows as f64), ("KEYS", 2.0 * cols as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(self.query_heads), dim(self.tokens), 1],
+            grid: [dim(tiles), dim(self.cache.kv_heads), 1],
         }
     }
 
+    /// Counts the last `T` tokens of a full cache: the position is known to the device alone.
     fn cost(&self) -> Cost {
-        // The cached length is device data; the cost is that of a full cache.
-        let q = (self.tokens * self.query_heads * self.head_dim) as u64;
-        let kv = (2 * self.kv_heads * self.context * self.head_dim) as u64;
-        let stored = if self.dtype == DType::F16 { 2 } else { 4 };
-        Cost { bytes: 8 * q + stored * kv, flops: 4 * q * self.context as u64 }
+        let row = (self.query_heads * self.cache.head_dim) as u64;
+        let (tokens, capacity) = (self.tokens as u64, self.cache.capacity as u64);
+        let seen = tokens * (2 * capacity - tokens + 1) / 2;
+        Cost {
+            bytes: 8 * tokens * row + 2 * self.cache.bytes(self.cache.capacity) + 4,
+            flops: 4 * row * seen,
+        }
     }
 
     fn reference(&self, memory: &mut Memory) {
-        let position = memory.read(self.position)[0] as usize;
-        let (dh, group) = (self.head_dim, self.query_heads / self.kv_heads);
+        let Cache { kv_heads, capacity, head_dim, .. } = self.cache;
         memory.update(self.out, |memory, out| {
-            let [q, k, v] = [self.q, self.k_cache, self.v_cache].map(|id| memory.read(id));
+            let (k, v) = (memory.read(self.k_cache), memory.read(self.v_cache));
+            let first = self.cache.first(memory.read(self.position), self.tokens);
             for t in 0..self.tokens {
                 for h in 0..self.query_heads {
-                    let q = &q[t * self.q_row + h * dh..][..dh];
-                    let row = |s: usize| (h / group * self.context + s) * dh;
-                    let dot = |s: usize| (0..dh).map(|d| q[d] * k[row(s) + d]).sum::<f64>();
-                    let scores: Vec<f64> = (0..=position + t).map(|s| dot(s) / (dh as f64).sqrt()).collect();
+                    let q = &memory.read(self.q)[t * self.stride + h * head_dim..][..head_dim];
+                    let cached = h / (self.query_heads / kv_heads) * capacity * head_dim;
+                    let dot = |s: usize| -> f64 {
+                        (0..head_dim).map(|d| q[d] * k[cached + s * head_dim + d]).sum()
+                    };
+                    let scores: Vec<f64> =
+                        (0..=first + t).map(|s| dot(s) / (head_dim as f64).sqrt()).collect();
                     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let shares: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
-                    let total: f64 = shares.iter().sum();
-                    for d in 0..dh {
-                        let mixed = shares.iter().enumerate().map(|(s, share)| share * v[row(s) + d]).sum::<f64>();
-                        out[(t * self.query_heads + h) * dh + d] = mixed / total;
+                    let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();
+                    for d in 0..head_dim {
+                        let weighted = scores.iter().enumerate().map(|(s, score)| {
+                            (score - top).exp() / total * v[cached + s * head_dim + d]
+                        });
+                        out[(t * self.query_heads + h) * head_dim + d] = weighted.sum();
                     }
                 }
             }
@@ -137,40 +162,64 @@ impl Kernel for Attention {
     }
 }
 
-/// Decode and prefill of real layers, cache edges, and scores that would overflow without a maximum.
+/// OpenELM's heads for a prefill and for one token, in either cache, and caches that end within a tile.
 pub fn cases() -> Vec<Case> {
-    let case = |label: &str,
-                tokens: usize,
-                [query_heads, kv_heads, head_dim]: [usize; 3],
-                [position, context]: [usize; 2],
-                dtype: DType,
-                scale: f32| {
-        let label = format!("{label}, T {tokens}, H {query_heads}, Hkv {kv_heads}, Dh {head_dim}, {dtype}");
-        let mut case = CaseBuilder::new(label).benched();
-        // Every other case packs the k heads behind the q heads, as an unfused step does.
-        let packed = if tokens.is_multiple_of(2) { 0 } else { kv_heads };
-        let q = [tokens, (query_heads + packed) * head_dim];
-        let q = case.tensor("q", q, DType::F32, Fill::Uniform(scale));
-        let cache = [kv_heads, context, head_dim];
-        let k = case.tensor("k_cache", cache, dtype, Fill::Uniform(scale));
-        let v = case.tensor("v_cache", cache, dtype, Fill::Uniform(1.0));
+    type Step = [usize; 3];
+    let case = |label: &str, step: Step, heads: Step, dtype, fills: [Fill; 3], bench| {
+        let ([tokens, position, s], [h, hkv, dh]) = (step, heads);
+        let label = format!("{label}, T {tokens} at {position} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}");
+        let mut case = CaseBuilder::new(label);
+        if bench {
+            case = case.benched();
+        }
+        let [q_fill, k_fill, v_fill] = fills;
+        let q = case.tensor("q", [tokens, (h + hkv) * dh], DType::F32, q_fill);
+        let k_cache = case.tensor("k_cache", [hkv, s, dh], dtype, k_fill);
+        let v_cache = case.tensor("v_cache", [hkv, s, dh], dtype, v_fill);
         let position = case.tensor("position", [1], DType::U32, Fill::Values(vec![position as f64]));
-        let out = case.tensor("out", [tokens, query_heads * head_dim], DType::F32, Fill::Zero);
-        let kernel = Attention::new(&case.tensors, q, k, v, position, out, query_heads);
-        // A score of size x has an absolute f32 error of about x 2^-23, which is a share's relative error.
-        let tolerance = if scale > 2.0 { 1e-7 } else { 1e-11 };
-        case.build(kernel, tolerance, "f32 scores and exponentials; large scores lose absolute accuracy")
+        let out = case.tensor("out", [tokens, h * dh], DType::F32, Fill::Zero);
+        let kernel = Attention::new(&case.tensors, q, k_cache, v_cache, position, out, h);
+        (case, kernel)
     };
+    let uniform = |scale: f32| [Fill::Uniform(scale), Fill::Uniform(scale), Fill::Uniform(1.0)];
     let mut cases = Vec::new();
     for dtype in [DType::F16, DType::F32] {
-        cases.push(case("270M at the first token", 1, [12, 3, 64], [0, 16], dtype, 2.0));
-        cases.push(case("270M in a long context", 1, [20, 5, 64], [511, 512], dtype, 2.0));
-        cases.push(case("3B at the last slot", 1, [24, 6, 128], [299, 300], dtype, 2.0));
-        cases.push(case("270M prefill", 33, [16, 4, 64], [0, 64], dtype, 2.0));
-        cases.push(case("3B prefill chunk", 8, [12, 3, 128], [66, 128], dtype, 2.0));
-        cases.push(case("demo, one KV head, chunk to the last slot", 5, [2, 1, 32], [32, 37], dtype, 2.0));
-        cases.push(case("demo, one tile and a key", 1, [6, 3, 32], [64, 70], dtype, 2.0));
-        cases.push(case("scores in the thousands", 3, [4, 4, 64], [150, 160], dtype, 60.0));
+        let mut push = |label: &str, step: Step, heads: Step, bench: bool| {
+            let (case, kernel) = case(label, step, heads, dtype, uniform(2.0), bench);
+            cases.push(case.build(
+                kernel,
+                1e-12,
+                "scores near 1 within f32's 2^-20, exp2 within 3 + 2 |x| ULP; both sides read the same cache",
+            ));
+        };
+        for heads in [[12, 3, 64], [16, 4, 64], [20, 5, 64], [12, 3, 128], [24, 6, 128]] {
+            push("prefill", [33, 0, 33], heads, true);
+        }
+        push("prefill", [128, 0, 128], [20, 5, 64], dtype == DType::F16);
+        push("one token", [1, 99, 128], [20, 5, 64], false);
+        for heads in [[2, 1, 32], [4, 2, 32], [6, 3, 32]] {
+            push("fable", [19, 0, 64], heads, false);
+        }
+        for head_dim in [32, 64, 128] {
+            push("first token", [1, 0, 37], [4, 1, head_dim], false);
+            push("last slot", [1, 36, 37], [4, 1, head_dim], false);
+            push("chunk of a prefill", [7, 19, 37], [4, 2, head_dim], false);
+            push("chunk that fills the cache", [11, 26, 37], [6, 2, head_dim], false);
+            push("as many kv heads as query heads", [9, 3, 37], [3, 3, head_dim], false);
+            push("one kv head for five", [13, 70, 90], [5, 1, head_dim], false);
+        }
+        push("position past the cache is clamped", [3, 4_000_000_000, 37], [4, 2, 64], false);
+        let large = case("scores of hundreds", [9, 30, 75], [8, 2, 64], dtype, uniform(30.0), false);
+        cases.push(large.0.build(large.1, 1e-7, "f32 scores near 1000 are within 2^-12, and so are weights"));
+        // What lies past the step was never written.
+        let cached: Vec<f64> = (0..2 * 37 * 64)
+            .map(|i| if i / 64 % 37 <= 20 { f64::from(i * 131 % 257) / 128.0 - 1.0 } else { f64::NAN })
+            .collect();
+        let fills = [Fill::Uniform(2.0), Fill::Values(cached.clone()), Fill::Values(cached)];
+        let stale = case("NaN past the step", [5, 16, 37], [8, 2, 64], dtype, fills, false);
+        cases.push(stale.0.build(stale.1, 1e-12, "as the other cases: what is not visible is not used"));
+        let zero = case("equal scores", [9, 30, 75], [8, 2, 64], dtype, uniform(0.0), false);
+        cases.push(zero.0.build(zero.1, 1e-12, "an f32 mean of at most 39 values"));
     }
     cases
 }

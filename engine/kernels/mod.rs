@@ -7,6 +7,7 @@
 //! Bindings: `@group(0) @binding(0)` is the uniform `Params`; the operands follow in the order of
 //! [`Kernel::operands`]. A weight's planes are `@group(1)`, declared by its format's fragment.
 
+mod cache;
 mod case;
 mod memory;
 
@@ -19,7 +20,7 @@ pub use memory::Memory;
 
 use crate::error::Error;
 use crate::quant::Format;
-use crate::tensor::{DType, TensorId};
+use crate::tensor::TensorId;
 
 /// Declares the kernel modules and lists them: the one word that a new kernel adds.
 macro_rules! kernels {
@@ -36,6 +37,7 @@ kernels! {
     add_rms_norm
     argmax
     attention
+    attention_decode
     embed
     kv_write
     matmul
@@ -237,19 +239,6 @@ pub fn weight_fragment(format: Format, tier: Tier) -> Fragment {
         Format::Bf16 => fragment!("quant/bf16.wgsl"),
         Format::Q8_0 => fragment!("quant/q8_0.wgsl"),
         Format::Q4_0 => fragment!("quant/q4_0.wgsl"),
-    }
-}
-
-/// Returns the fragment that loads and stores four values of a KV cache (`Kv4`, `kv_load`, `kv_store`).
-///
-/// # Panics
-/// When the element type is neither f16 nor f32.
-pub fn kv_fragment(dtype: DType, tier: Tier) -> Fragment {
-    match dtype {
-        DType::F16 if tier.f16 => fragment!("lib/kv_f16_native.wgsl"),
-        DType::F16 => fragment!("lib/kv_f16.wgsl"),
-        DType::F32 => fragment!("lib/kv_f32.wgsl"),
-        _ => panic!("a KV cache is f16 or f32, not {dtype}"),
     }
 }
 

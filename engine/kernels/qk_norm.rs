@@ -1,26 +1,25 @@
-//! `out[t, h, :] = qkv[t, h, :] * w * rsqrt(mean(qkv[t, h, :]^2) + eps)` for every q and k head.
+//! `out[t, h, :] = qkv[t, h, :] * weight * rsqrt(mean(qkv[t, h, :]^2) + eps)`: OpenELM's norm of queries
+//! and keys, over the `Dh` values of each head.
 //!
-//! One weight of length Dh serves all q heads, another all k heads; v is not normalised.
+//! Not fused: `qk_norm_rope` saves the round trips to the rotation and to the cache.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
-const WG: usize = 32;
-
-/// RMSNorm over each query and key head.
+/// Root-mean-square norm of each query and key head.
 #[derive(Clone, Debug)]
 pub struct QkNorm {
-    /// Packed projection, `[T, (H + 2 Hkv) * Dh]` f32: q heads, k heads, v heads.
+    /// Packed projection, `[T, (H + 2 Hkv) * Dh]` f32.
     pub qkv: TensorId,
-    /// Scale of the q heads, `[Dh]` f32.
+    /// Scale of a query head, `[Dh]` f32.
     pub q_weight: TensorId,
-    /// Scale of the k heads, `[Dh]` f32.
+    /// Scale of a key head, `[Dh]` f32.
     pub k_weight: TensorId,
-    /// Normalised q and k heads, `[T, (H + Hkv) * Dh]` f32.
+    /// Normalised queries and keys, `[T, (H + Hkv) * Dh]` f32.
     pub out: TensorId,
-    /// H.
+    /// Query heads `H`.
     pub query_heads: usize,
     /// Added to the mean of squares.
     pub eps: f32,
@@ -32,19 +31,22 @@ pub struct QkNorm {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    head_vectors: u32,
+    tokens: u32,
     query_heads: u32,
-    row: u32,
+    kv_heads: u32,
     eps: f32,
 }
 
 const _: () = assert!(size_of::<Params>() == 16);
 
+/// Invocations of a workgroup: a multiple of the lanes of a head for every `Dh` up to 512.
+const WG: usize = 64;
+
 impl QkNorm {
-    /// Returns the norm of the q and k heads of `qkv` into `out`.
+    /// Returns the norm of the query and key heads of `qkv` into `out`.
     ///
     /// # Panics
-    /// When shapes do not fit, or `Dh` is no multiple of 4 or above 128.
+    /// When shapes do not fit or `Dh` is none of 8, 16, .., 512.
     pub fn new(
         tensors: &Tensors,
         qkv: TensorId,
@@ -54,15 +56,19 @@ impl QkNorm {
         query_heads: usize,
         eps: f32,
     ) -> Self {
-        let &[tokens, row] = tensors[qkv].shape.dims() else { panic!("qk_norm takes [T, N]") };
-        let head_dim = tensors[q_weight].shape.last();
-        assert!(head_dim.is_multiple_of(4) && head_dim <= 4 * WG, "qk_norm takes heads up to 128: {head_dim}");
-        let kv_heads = (row / head_dim - query_heads) / 2;
+        let &[tokens, columns] = tensors[out].shape.dims() else { panic!("qk_norm gives [T, columns]") };
+        let head_dim = tensors[q_weight].shape.elements();
+        assert!(head_dim.is_multiple_of(8) && WG.is_multiple_of(head_dim / 8), "qk_norm: Dh {head_dim}");
+        let kv_heads = columns / head_dim - query_heads;
         tensors.expect(qkv, [tokens, (query_heads + 2 * kv_heads) * head_dim], DType::F32);
         tensors.expect(q_weight, [head_dim], DType::F32);
         tensors.expect(k_weight, [head_dim], DType::F32);
         tensors.expect(out, [tokens, (query_heads + kv_heads) * head_dim], DType::F32);
         Self { qkv, q_weight, k_weight, out, query_heads, eps, tokens, kv_heads, head_dim }
+    }
+
+    fn rows(&self) -> usize {
+        self.tokens * (self.query_heads + self.kv_heads)
     }
 }
 
@@ -71,43 +77,47 @@ impl Kernel for QkNorm {
         "qk_norm"
     }
 
-    fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("qk_norm.wgsl"), tier.reduce()]
+    fn source(&self, _tier: Tier) -> Vec<Fragment> {
+        vec![fragment!("qk_norm.wgsl"), fragment!("lib/head_sum.wgsl")]
     }
 
     fn operands(&self) -> Vec<Operand> {
-        let inputs = [self.qkv, self.q_weight, self.k_weight].map(Operand::read);
-        inputs.into_iter().chain([Operand::write(self.out)]).collect()
+        vec![
+            Operand::read(self.qkv),
+            Operand::read(self.q_weight),
+            Operand::read(self.k_weight),
+            Operand::write(self.out),
+        ]
     }
 
     fn dispatch(&self, _tier: Tier) -> Dispatch {
-        let heads = self.query_heads + self.kv_heads;
         let params = Params {
-            head_vectors: dim(self.head_dim / 4),
+            tokens: dim(self.tokens),
             query_heads: dim(self.query_heads),
-            row: dim((heads + self.kv_heads) * self.head_dim / 4),
+            kv_heads: dim(self.kv_heads),
             eps: self.eps,
         };
+        let lanes = self.head_dim / 8;
         Dispatch {
-            overrides: vec![("WG", WG as f64)],
+            overrides: vec![("WG", WG as f64), ("LANES", lanes as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(heads), dim(self.tokens), 1],
+            grid: [dim((self.rows() * lanes).div_ceil(WG)), 1, 1],
         }
     }
 
     fn cost(&self) -> Cost {
-        let n = (self.tokens * (self.query_heads + self.kv_heads) * self.head_dim) as u64;
-        Cost { bytes: 8 * n + 8 * self.head_dim as u64, flops: 4 * n }
+        let n = (self.rows() * self.head_dim) as u64;
+        Cost { bytes: 4 * (2 * n + 2 * self.head_dim as u64), flops: 4 * n }
     }
 
     fn reference(&self, memory: &mut Memory) {
         let heads = self.query_heads + self.kv_heads;
         memory.update(self.out, |memory, out| {
+            let qkv = memory.read(self.qkv);
             for t in 0..self.tokens {
                 for h in 0..heads {
                     let weight = memory.read(if h < self.query_heads { self.q_weight } else { self.k_weight });
-                    let from = (t * (heads + self.kv_heads) + h) * self.head_dim;
-                    let x = &memory.read(self.qkv)[from..from + self.head_dim];
+                    let x = &qkv[(t * (heads + self.kv_heads) + h) * self.head_dim..][..self.head_dim];
                     let mean = x.iter().map(|v| v * v).sum::<f64>() / self.head_dim as f64;
                     let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
                     for d in 0..self.head_dim {
@@ -119,27 +129,31 @@ impl Kernel for QkNorm {
     }
 }
 
-/// Heads of the 270M, the 3B and the demo model, for one token and a prefill, and odd ones.
+/// OpenELM's heads for one token and a prefill, and heads that are hard to normalise.
 pub fn cases() -> Vec<Case> {
-    let case = |label: &str, tokens: usize, [heads, kv_heads, head_dim]: [usize; 3], fill: Fill, bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, H {heads}, Hkv {kv_heads}, Dh {head_dim}"));
+    let case = |label: &str, tokens: usize, [h, hkv, dh]: [usize; 3], fill: Fill, bench: bool| {
+        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, H {h}, Hkv {hkv}, Dh {dh}"));
         if bench {
             case = case.benched();
         }
-        let qkv = case.tensor("qkv", [tokens, (heads + 2 * kv_heads) * head_dim], DType::F32, fill);
-        let q_weight = case.tensor("q_weight", [head_dim], DType::F32, Fill::Uniform(1.5));
-        let k_weight = case.tensor("k_weight", [head_dim], DType::F32, Fill::Uniform(1.5));
-        let out = case.tensor("out", [tokens, (heads + kv_heads) * head_dim], DType::F32, Fill::Zero);
-        let kernel = QkNorm::new(&case.tensors, qkv, q_weight, k_weight, out, heads, 1e-6);
-        case.build(kernel, 1e-12, "an f32 sum of at most 128 squares and one f32 rsqrt")
+        let qkv = case.tensor("qkv", [tokens, (h + 2 * hkv) * dh], DType::F32, fill);
+        let q_weight = case.tensor("q_weight", [dh], DType::F32, Fill::Uniform(1.5));
+        let k_weight = case.tensor("k_weight", [dh], DType::F32, Fill::Uniform(1.5));
+        let out = case.tensor("out", [tokens, (h + hkv) * dh], DType::F32, Fill::Zero);
+        let kernel = QkNorm::new(&case.tensors, qkv, q_weight, k_weight, out, h, 1e-6);
+        case.build(kernel, 1e-12, "an f32 sum of squares over at most 128 values and one f32 rsqrt")
     };
-    vec![
-        case("270M", 1, [12, 3, 64], Fill::Uniform(2.0), true),
-        case("270M", 33, [20, 5, 64], Fill::Uniform(2.0), true),
-        case("3B", 1, [24, 6, 128], Fill::Uniform(2.0), true),
-        case("3B", 17, [12, 3, 128], Fill::Uniform(2.0), false),
-        case("demo, one KV head", 7, [2, 1, 32], Fill::Uniform(2.0), false),
-        case("zero heads", 2, [4, 1, 64], Fill::Zero, false),
-        case("magnitudes 2^-20 to 2^20", 2, [4, 4, 32], Fill::Extreme, false),
-    ]
+    let mut cases = Vec::new();
+    for heads in [[12, 3, 64], [16, 4, 64], [20, 5, 64], [12, 3, 128], [24, 6, 128]] {
+        cases.push(case("decode", 1, heads, Fill::Uniform(2.0), true));
+        cases.push(case("prefill", 33, heads, Fill::Uniform(2.0), true));
+    }
+    for heads in [[2, 1, 32], [4, 2, 32], [6, 3, 32]] {
+        cases.push(case("fable", 5, heads, Fill::Uniform(2.0), false));
+    }
+    cases.push(case("one head of each kind", 3, [1, 1, 64], Fill::Uniform(2.0), false));
+    cases.push(case("zero heads", 2, [4, 1, 64], Fill::Zero, false));
+    cases.push(case("mean far below eps", 2, [4, 1, 64], Fill::Uniform(1e-5), false));
+    cases.push(case("magnitudes 2^-20 to 2^20", 2, [4, 1, 64], Fill::Extreme, false));
+    cases
 }

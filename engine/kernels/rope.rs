@@ -1,57 +1,72 @@
-//! `out[j] = x[j] cos - x[j + Dh/2] sin`, `out[j + Dh/2] = x[j + Dh/2] cos + x[j] sin`: rotary position
-//! embedding of every head, rotate-half layout, the token's position taken from the device.
+//! `(x[j], x[j + Dh/2])` turned by the angle `(position + t) * theta^(-2j / Dh)`: rotary embedding of
+//! queries and keys in the rotate-half (NeoX) layout.
+//!
+//! Not fused: `qk_norm_rope` saves the round trips from the norm and to the cache.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
-const WG: usize = 64;
-
-/// Rotary position embedding.
+/// Rotary position embedding of each head.
 #[derive(Clone, Debug)]
 pub struct Rope {
-    /// Heads to rotate, `[T, heads * Dh]` f32.
+    /// Heads to turn, `[T, heads * Dh]` f32.
     pub x: TensorId,
-    /// Cosines, then sines of each position, `[S, Dh]` f32.
+    /// Cosines, then sines of every position, `[S, Dh]` f32: see [`table`].
     pub table: TensorId,
-    /// Tokens cached before the step, `[1]` u32.
+    /// Tokens cached before this step, `[1]` u32; clamped to `S - T`.
     pub position: TensorId,
-    /// Rotated heads, `[T, heads * Dh]` f32.
+    /// Turned heads, `[T, heads * Dh]` f32.
     pub out: TensorId,
     tokens: usize,
     heads: usize,
+    capacity: usize,
     head_dim: usize,
-    context: usize,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    rotations: u32,
-    half: u32,
-    heads: u32,
     tokens: u32,
-    context: u32,
+    heads: u32,
+    capacity: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 20);
+const _: () = assert!(size_of::<Params>() == 12);
+
+/// Invocations of a workgroup.
+const WG: usize = 64;
+
+/// Returns the table `[S, Dh]`: row `s` holds the cosines, then the sines of `s * theta^(-2j / Dh)` for
+/// `j < Dh / 2`, computed in f64.
+pub fn table(capacity: usize, head_dim: usize, theta: f64) -> Vec<f64> {
+    let half = head_dim / 2;
+    let angle = |s: usize, j: usize| s as f64 * theta.powf(-2.0 * j as f64 / head_dim as f64);
+    (0..capacity)
+        .flat_map(|s| {
+            let cosines = (0..half).map(move |j| angle(s, j).cos());
+            cosines.chain((0..half).map(move |j| angle(s, j).sin()))
+        })
+        .collect()
+}
 
 impl Rope {
     /// Returns the rotation of `x` into `out`.
     ///
     /// # Panics
-    /// When shapes do not fit, `Dh` is no multiple of 8 or the step is longer than the table.
+    /// When shapes do not fit, `T` exceeds `S`, or `Dh` is no multiple of 8.
     pub fn new(tensors: &Tensors, x: TensorId, table: TensorId, position: TensorId, out: TensorId) -> Self {
-        let &[tokens, row] = tensors[x].shape.dims() else { panic!("rope takes [T, heads * Dh]") };
-        let &[context, head_dim] = tensors[table].shape.dims() else { panic!("the table is [S, Dh]") };
-        assert!(head_dim.is_multiple_of(8) && row.is_multiple_of(head_dim), "Dh {head_dim}, row {row}");
-        assert!(tokens <= context, "{tokens} tokens in a context of {context}");
-        tensors.expect(x, [tokens, row], DType::F32);
-        tensors.expect(table, [context, head_dim], DType::F32);
+        let &[tokens, columns] = tensors[x].shape.dims() else { panic!("rope takes [T, columns]") };
+        let &[capacity, head_dim] = tensors[table].shape.dims() else { panic!("rope's table is [S, Dh]") };
+        assert!(head_dim.is_multiple_of(8), "rope turns vectors of four: Dh {head_dim}");
+        assert!(tokens <= capacity, "a step of {tokens} tokens exceeds a table of {capacity}");
+        let heads = columns / head_dim;
+        tensors.expect(x, [tokens, heads * head_dim], DType::F32);
+        tensors.expect(table, [capacity, head_dim], DType::F32);
         tensors.expect(position, [1], DType::U32);
-        tensors.expect(out, [tokens, row], DType::F32);
-        Self { x, table, position, out, tokens, heads: row / head_dim, head_dim, context }
+        tensors.expect(out, [tokens, heads * head_dim], DType::F32);
+        Self { x, table, position, out, tokens, heads, capacity, head_dim }
     }
 }
 
@@ -65,44 +80,43 @@ impl Kernel for Rope {
     }
 
     fn operands(&self) -> Vec<Operand> {
-        let inputs = [self.x, self.table, self.position].map(Operand::read);
-        inputs.into_iter().chain([Operand::write(self.out)]).collect()
+        vec![
+            Operand::read(self.x),
+            Operand::read(self.table),
+            Operand::read(self.position),
+            Operand::write(self.out),
+        ]
     }
 
     fn dispatch(&self, _tier: Tier) -> Dispatch {
-        let rotations = self.tokens * self.heads * self.head_dim / 8;
-        let params = Params {
-            rotations: dim(rotations),
-            half: dim(self.head_dim / 8),
-            heads: dim(self.heads),
-            tokens: dim(self.tokens),
-            context: dim(self.context),
-        };
+        let params =
+            Params { tokens: dim(self.tokens), heads: dim(self.heads), capacity: dim(self.capacity) };
+        let lanes = self.head_dim / 8;
         Dispatch {
-            overrides: vec![("WG", WG as f64)],
+            overrides: vec![("WG", WG as f64), ("LANES", lanes as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(rotations.div_ceil(WG)), 1, 1],
+            grid: [dim((self.tokens * self.heads * lanes).div_ceil(WG)), 1, 1],
         }
     }
 
     fn cost(&self) -> Cost {
         let n = (self.tokens * self.heads * self.head_dim) as u64;
-        Cost { bytes: 8 * n + 4 * (self.tokens * self.head_dim) as u64, flops: 3 * n }
+        Cost { bytes: 4 * (2 * n + (self.tokens * self.head_dim) as u64 + 1), flops: 3 * n }
     }
 
     fn reference(&self, memory: &mut Memory) {
-        let position = memory.read(self.position)[0] as usize;
-        let half = self.head_dim / 2;
         memory.update(self.out, |memory, out| {
             let (x, table) = (memory.read(self.x), memory.read(self.table));
+            let first = (memory.read(self.position)[0] as usize).min(self.capacity - self.tokens);
+            let half = self.head_dim / 2;
             for t in 0..self.tokens {
+                let turn = &table[(first + t) * self.head_dim..];
                 for h in 0..self.heads {
+                    let at = (t * self.heads + h) * self.head_dim;
                     for j in 0..half {
-                        let cos = table[(position + t) * self.head_dim + j];
-                        let sin = table[(position + t) * self.head_dim + half + j];
-                        let a = (t * self.heads + h) * self.head_dim + j;
-                        out[a] = x[a] * cos - x[a + half] * sin;
-                        out[a + half] = x[a + half] * cos + x[a] * sin;
+                        let (cos, sin) = (turn[j], turn[half + j]);
+                        out[at + j] = x[at + j] * cos - x[at + half + j] * sin;
+                        out[at + half + j] = x[at + half + j] * cos + x[at + j] * sin;
                     }
                 }
             }
@@ -110,24 +124,33 @@ impl Kernel for Rope {
     }
 }
 
-/// Real heads at the first, a middle and the last position.
+/// OpenELM's heads for one token and a prefill, and positions at either end of the table.
 pub fn cases() -> Vec<Case> {
-    let case = |label: &str, tokens: usize, heads: usize, head_dim: usize, [position, context]: [usize; 2]| {
-        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, heads {heads}, Dh {head_dim}")).benched();
-        let x = case.tensor("x", [tokens, heads * head_dim], DType::F32, Fill::Uniform(2.0));
-        let angle = |i: usize| (i / head_dim) as f64 * 1e4f64.powf(-((i % (head_dim / 2)) as f64) * 2.0 / head_dim as f64);
-        let cos_sin = |i: usize| if i % head_dim < head_dim / 2 { angle(i).cos() } else { angle(i).sin() };
-        let table = Fill::Values((0..context * head_dim).map(cos_sin).collect());
-        let table = case.tensor("table", [context, head_dim], DType::F32, table);
+    let case = |label: &str, [tokens, position, s]: [usize; 3], [heads, dh]: [usize; 2], fill, bench| {
+        let mut case = CaseBuilder::new(format!("{label}, T {tokens} at {position}, heads {heads}, Dh {dh}"));
+        if bench {
+            case = case.benched();
+        }
+        let x = case.tensor("x", [tokens, heads * dh], DType::F32, fill);
+        let table = case.tensor("table", [s, dh], DType::F32, Fill::Values(table(s, dh, 10000.0)));
         let position = case.tensor("position", [1], DType::U32, Fill::Values(vec![position as f64]));
-        let out = case.tensor("out", [tokens, heads * head_dim], DType::F32, Fill::Zero);
+        let out = case.tensor("out", [tokens, heads * dh], DType::F32, Fill::Zero);
         let kernel = Rope::new(&case.tensors, x, table, position, out);
-        case.build(kernel, 1e-13, "table and products rounded to f32")
+        case.build(kernel, 1e-13, "two products and a sum in f32, each within 2^-24")
     };
-    vec![
-        case("first position", 1, 15, 64, [0, 16]),
-        case("last position", 1, 30, 128, [2047, 2048]),
-        case("prefill from the start", 33, 25, 64, [0, 64]),
-        case("prefill to the last slot", 5, 9, 32, [32, 37]),
-    ]
+    let uniform = || Fill::Uniform(2.0);
+    let mut cases = Vec::new();
+    for heads in [[15, 64], [20, 64], [25, 64], [15, 128], [30, 128]] {
+        cases.push(case("decode", [1, 511, 2048], heads, uniform(), true));
+        cases.push(case("prefill", [33, 0, 2048], heads, uniform(), true));
+    }
+    for heads in [[3, 32], [6, 32], [9, 32]] {
+        cases.push(case("fable", [5, 0, 256], heads, uniform(), false));
+    }
+    cases.push(case("first position", [1, 0, 37], [3, 64], uniform(), false));
+    cases.push(case("last position", [1, 36, 37], [3, 64], uniform(), false));
+    cases.push(case("chunk of a prefill", [7, 19, 37], [3, 64], uniform(), false));
+    cases.push(case("position past the table is clamped", [3, 4_000_000_000, 37], [3, 64], uniform(), false));
+    cases.push(case("magnitudes 2^-20 to 2^20", [3, 5, 37], [3, 64], Fill::Extreme, false));
+    cases
 }

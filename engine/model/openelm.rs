@@ -17,6 +17,7 @@ use crate::graph::{Graph, Role};
 use crate::kernels::add::Add;
 use crate::kernels::argmax::Argmax;
 use crate::kernels::attention::Attention;
+use crate::kernels::attention_decode::AttentionDecode;
 use crate::kernels::embed::Embed;
 use crate::kernels::kv_write::KvWrite;
 use crate::kernels::matmul::Matmul;
@@ -86,14 +87,6 @@ pub struct Step {
 /// Returns the graph of one step.
 pub fn step(config: &Config, layout: &Layout, shape: StepShape) -> Step {
     Builder::new(config, layout, shape).build()
-}
-
-/// Returns the values of the RoPE table, `[S, Dh]`: `cos(s theta^(-2j/Dh))` for j < Dh/2, then sines.
-pub fn rope_table(config: &Config, context: usize) -> Vec<f64> {
-    let half = config.head_dim / 2;
-    let angle = |s: usize, j: usize| s as f64 * f64::from(config.rope_theta).powf(-(j as f64) / half as f64);
-    let row = |s| (0..half).map(move |j| angle(s, j).cos()).chain((0..half).map(move |j| angle(s, j).sin()));
-    (0..context).flat_map(row).collect()
 }
 
 struct Builder<'a> {
@@ -178,8 +171,11 @@ impl<'a> Builder<'a> {
         let (position, [k, v]) = (self.step.position, self.step.caches[layer]);
         let graph = &mut self.step.graph;
         let mixed = graph.activation(at("mix"), [self.shape.tokens, heads * self.config.head_dim]);
-        let kernel = Attention::new(graph.tensors(), q, k, v, position, mixed, heads);
-        graph.push(at("mix"), kernel);
+        if self.shape.tokens == 1 {
+            graph.push(at("mix"), AttentionDecode::new(graph.tensors(), q, k, v, position, mixed, heads));
+        } else {
+            graph.push(at("mix"), Attention::new(graph.tensors(), q, k, v, position, mixed, heads));
+        }
         let out = self.matmul(&at("out"), mixed, &names::out_proj(layer));
         self.add(&at("add"), x, out)
     }

@@ -6,8 +6,9 @@ use crate::error::{Error, Result};
 use crate::gpu::{Bindings, BufferRange, Executor, Readback};
 use crate::graph::plan::{self, Plan};
 use crate::graph::{Graph, Role};
+use crate::kernels::rope;
 use crate::model::LayerDims;
-use crate::model::openelm::{self, Logits, StepShape};
+use crate::model::openelm::{Logits, StepShape};
 use crate::session::load::Inner;
 use crate::tensor::{TensorDesc, TensorId};
 
@@ -48,7 +49,10 @@ impl Steps {
         };
         let caches = config.layers.iter().enumerate().map(cache).collect::<Result<Vec<_>>>()?;
         let rope = gpu.storage("rope", (context * config.head_dim * 4) as u64)?;
-        let table: Vec<f32> = openelm::rope_table(config, context).into_iter().map(|v| v as f32).collect();
+        let table: Vec<f32> = rope::table(context, config.head_dim, f64::from(config.rope_theta))
+            .into_iter()
+            .map(|v| v as f32)
+            .collect();
         gpu.write(&rope, 0, bytemuck::cast_slice(&table));
         let mut steps = Self {
             context,

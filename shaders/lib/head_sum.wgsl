@@ -1,0 +1,14 @@
+// Sum over the LANES invocations that share a head; WG is a multiple of LANES. Every invocation must
+// call, once: `scratch` is not free again on return. One barrier and LANES broadcast reads; a head's
+// lanes are at most 16, but no subgroup is sure to hold 16, so every tier does it this way.
+
+fn head_sum(value: f32, index: u32) -> f32 {
+    scratch[index] = value;
+    workgroupBarrier();
+    let first = index - index % LANES;
+    var total = 0.0;
+    for (var i = 0u; i < LANES; i++) {
+        total += scratch[first + i];
+    }
+    return total;
+}
