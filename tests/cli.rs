@@ -274,3 +274,27 @@ fn logits_writes_a_report_that_agrees_with_itself() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_machine_without_an_adapter_is_told_so() {
+    let run =
+        |args: &[&str]| samara().args(args).env("VK_DRIVER_FILES", "/nonexistent.json").output().unwrap();
+    for args in [&["generate", "x"][..], &["inspect"], &["devices"]] {
+        refused(&run(args), 1, &["adapter"]);
+    }
+}
+
+#[test]
+fn contexts_and_tiers_out_of_range_are_refused() {
+    if !gpu() {
+        return;
+    }
+    for ctx in ["0", "1048577", "18446744073709551615"] {
+        refused(&run(&["generate", "x", "-q", "--ctx", ctx]), 2, &[ctx, "1048576"]);
+    }
+    refused(&run(&["generate", "The Fox and the Grapes", "-q", "--ctx", "2"]), 2, &["8 tokens", "holds 2"]);
+    let bogus = samara().args(["generate", "x"]).env("SAMARA_TIER", "bogus").output().unwrap();
+    refused(&bogus, 2, &["SAMARA_TIER", "bogus", "subgroup"]);
+    refused(&run(&["generate", "x", "-q", "--adapter", "nowhere"]), 2, &["--adapter nowhere"]);
+}

@@ -8,6 +8,7 @@ use crate::graph::plan::{self, Plan};
 use crate::graph::{Graph, Role};
 use crate::kernels::rope;
 use crate::model::LayerDims;
+use crate::model::config::MAX_CONTEXT;
 use crate::model::openelm::{Logits, StepShape};
 use crate::session::load::Inner;
 use crate::tensor::{TensorDesc, TensorId};
@@ -37,8 +38,10 @@ impl Steps {
     /// Allocates the state of a sequence of at most `context` tokens and builds the decode step.
     pub(super) fn new(model: &Inner, context: usize) -> Result<Self> {
         let (gpu, config) = (&model.gpu, &model.config);
-        if context == 0 {
-            return Err(Error::Input("a context of 0 tokens was asked for: it needs at least 1".into()));
+        if context == 0 || context as u64 > MAX_CONTEXT {
+            return Err(Error::Input(format!(
+                "a context of {context} tokens is not within 1 to {MAX_CONTEXT}"
+            )));
         }
         let kv_bytes = |heads: usize| model.kv.bytes((heads * context * config.head_dim) as u64);
         let cache = |(layer, dims): (usize, &LayerDims)| -> Result<_> {
