@@ -4,7 +4,7 @@ mod common;
 
 use samara::gpu::{Gpu, wgpu};
 use samara::model::Checkpoint;
-use samara::sampler::Sampler;
+use samara::sampler::{Sampler, SamplerOptions};
 use samara::{Error, LoadOptions, Model};
 
 /// `<s>` and a title that the demo model knows.
@@ -158,13 +158,16 @@ fn decoding_creates_nothing_on_the_device_after_the_first_tokens() {
         let counters = device.get_internal_counters().hal;
         [counters.buffers.read(), counters.bind_groups.read(), counters.compute_pipelines.read()]
     };
-    let mut tokens = session.generate(Sampler::greedy());
-    assert_eq!(tokens.by_ref().take(4).filter(Result::is_ok).count(), 4);
-    let before = live();
-    assert!(before.iter().all(|&count| count > 0), "wgpu counts nothing: {before:?}");
-    for id in tokens.take(16) {
-        id.unwrap();
-        assert_eq!(live(), before);
+    let random = SamplerOptions { temperature: 0.7, ..SamplerOptions::default() };
+    for sampler in [Sampler::greedy(), Sampler::new(random).unwrap()] {
+        let mut tokens = session.generate(sampler);
+        assert_eq!(tokens.by_ref().take(4).filter(Result::is_ok).count(), 4);
+        let before = live();
+        assert!(before.iter().all(|&count| count > 0), "wgpu counts nothing: {before:?}");
+        for id in tokens.take(16) {
+            id.unwrap();
+            assert_eq!(live(), before);
+        }
     }
 }
 
@@ -191,21 +194,20 @@ fn an_adapter_without_enough_memory_says_what_did_not_fit() {
     let gpu = (0..100).find_map(with_memory).expect("the device opens with all of its memory");
     let bytes = 64 << 20;
     let mut held = Vec::new();
-    let error = loop {
-        match gpu.storage("a weight", bytes) {
-            Ok(range) => {
-                gpu.write(&range, 0, &vec![1; bytes as usize]);
-                gpu.flush().unwrap();
-                held.push(range);
-            }
-            Err(error) => break error,
-        }
-        assert!(held.len() < 64, "4 GiB were handed out");
+    let mut fill = || {
+        let range = gpu.storage("a weight", bytes)?;
+        gpu.write(&range, 0, &vec![1; bytes as usize]);
+        held.push(range);
+        gpu.flush()
     };
-    eprintln!("{} buffers of {bytes} bytes, then: {error}", held.len());
+    let error = (0..64).find_map(|_| fill().err()).expect("memory ends before 4 GiB");
     let message = error.to_string();
-    assert!(matches!(error, Error::Gpu(_)) && message.contains("out of memory"), "{message}");
-    assert!(message.contains("`a weight`") && message.contains(&bytes.to_string()), "{message}");
-    // The device is none the worse for it.
-    gpu.check().unwrap();
+    eprintln!("{} buffers of {bytes} bytes, then: {message}", held.len());
+    assert!(matches!(error, Error::Gpu(_)) && message.to_lowercase().contains("out of memory"), "{message}");
+    assert!(message.contains(&gpu.summary().name), "{message}");
+    // Where wgpu's own staging did not fit, the device is lost; else it is none the worse for it.
+    if message.contains("`a weight`") {
+        assert!(message.contains(&bytes.to_string()), "{message}");
+        gpu.check().unwrap();
+    }
 }

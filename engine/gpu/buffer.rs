@@ -84,11 +84,7 @@ impl Gpu {
     /// # Errors
     /// When the device was lost or is out of memory.
     pub fn read(&self, range: &BufferRange) -> Result<Vec<u8>> {
-        let readback = Readback::new(self, range.bytes);
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        readback.copy(&mut encoder, range);
-        self.queue.submit([encoder.finish()]);
-        readback.map(self, range.bytes, <[u8]>::to_vec)
+        Readback::new(self, range.bytes).read(self, range, <[u8]>::to_vec)
     }
 }
 
@@ -113,6 +109,17 @@ impl Readback {
     /// Records the copy of a range to the start of the buffer.
     pub(crate) fn copy(&self, encoder: &mut wgpu::CommandEncoder, range: &BufferRange) {
         encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &self.buffer, 0, range.bytes);
+    }
+
+    /// Copies a range, waits for it and hands its bytes to `take`.
+    ///
+    /// # Errors
+    /// When the device was lost.
+    pub fn read<R>(&self, gpu: &Gpu, range: &BufferRange, take: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.copy(&mut encoder, range);
+        gpu.queue.submit([encoder.finish()]);
+        self.map(gpu, range.bytes, take)
     }
 
     /// Waits for the submitted copy and hands its first `bytes` to `take`.

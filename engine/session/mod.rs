@@ -40,14 +40,16 @@ pub struct Session {
     /// The argmax of those logits, once it was read back.
     argmax: Option<u32>,
     token: Readback,
+    logits: Readback,
 }
 
 impl Session {
     fn new(model: Arc<Inner>, context: usize) -> Result<Self> {
         let steps = Steps::new(&model, context)?;
         let token = Readback::new(&model.gpu, 4);
+        let logits = Readback::new(&model.gpu, steps.last_logits().bytes());
         let history = Vec::with_capacity(context);
-        Ok(Self { model, steps, history, has_logits: false, argmax: None, token })
+        Ok(Self { model, steps, history, has_logits: false, argmax: None, token, logits })
     }
 
     /// Returns the capacity of the KV cache in tokens.
@@ -87,8 +89,7 @@ impl Session {
     /// When no token was processed since the session began or was rolled back, or the device fails.
     pub fn next_logits(&mut self) -> Result<Vec<f32>> {
         self.require_logits()?;
-        let bytes = self.model.gpu.read(self.steps.last_logits())?;
-        Ok(bytemuck::pod_collect_to_vec(&bytes))
+        self.logits.read(&self.model.gpu, self.steps.last_logits(), bytemuck::pod_collect_to_vec)
     }
 
     /// Returns the id with the largest logit after the last token, the lowest one on ties; it was
