@@ -200,7 +200,7 @@ fn an_adapter_without_enough_memory_says_what_did_not_fit() {
         held.push(range);
         gpu.flush()
     };
-    let error = (0..64).find_map(|_| fill().err()).expect("memory ends before 4 GiB");
+    let error = (0..256).find_map(|_| fill().err()).expect("memory ends before 16 GiB");
     let message = error.to_string();
     eprintln!("{} buffers of {bytes} bytes, then: {message}", held.len());
     assert!(matches!(error, Error::Gpu(_)) && message.to_lowercase().contains("out of memory"), "{message}");
