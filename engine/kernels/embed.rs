@@ -69,8 +69,8 @@ impl Kernel for Embed {
         "embed"
     }
 
-    fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("embed.wgsl"), weight_fragment(self.format, tier)]
+    fn source(&self, _tier: Tier) -> Vec<Fragment> {
+        vec![fragment!("embed.wgsl"), weight_fragment(self.format)]
     }
 
     fn operands(&self) -> Vec<Operand> {

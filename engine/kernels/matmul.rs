@@ -65,8 +65,8 @@ impl Kernel for Matmul {
         "matmul"
     }
 
-    fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matmul.wgsl"), weight_fragment(self.format, tier)]
+    fn source(&self, _tier: Tier) -> Vec<Fragment> {
+        vec![fragment!("matmul.wgsl"), weight_fragment(self.format)]
     }
 
     fn operands(&self) -> Vec<Operand> {

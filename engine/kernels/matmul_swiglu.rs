@@ -62,8 +62,8 @@ impl Kernel for MatmulSwiglu {
         "matmul_swiglu"
     }
 
-    fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matmul_swiglu.wgsl"), weight_fragment(self.format, tier)]
+    fn source(&self, _tier: Tier) -> Vec<Fragment> {
+        vec![fragment!("matmul_swiglu.wgsl"), weight_fragment(self.format)]
     }
 
     fn operands(&self) -> Vec<Operand> {

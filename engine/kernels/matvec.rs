@@ -61,7 +61,7 @@ impl Kernel for Matvec {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matvec.wgsl"), tier.reduce4(), weight_fragment(self.format, tier)]
+        vec![fragment!("matvec.wgsl"), tier.reduce4(), weight_fragment(self.format)]
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -116,6 +116,10 @@ pub fn cases() -> Vec<Case> {
         cases.push(case("270M qkv", format, [1152, 1280], [0, 1152], random()));
         cases.push(case("270M down", format, [1280, 5120], [0, 1280], random()));
         cases.push(case("3B out", format, [3072, 1536], [0, 3072], random()));
+        cases.push(case("270M qkv, last layers", format, [1920, 1280], [0, 1920], random()));
+        if format == Format::Q8_0 {
+            cases.push(case("270M head", format, [32000, 1280], [0, 32000], random()));
+        }
         cases.push(case("fewer rows than a workgroup", format, [1, 32], [0, 1], random()));
         cases.push(case("half a scale word", format, [33, 96], [0, 33], random()));
         cases.push(case("part of a split weight", format, [7, 160], [5, 40], random()));

@@ -231,10 +231,9 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
 
 /// Returns the fragment that binds the planes of a format in group 1 and reads 16 values at a time
 /// (`Weight16`, `weight16(row, chunk, cols)`): in q8_0 those are one 16-byte load.
-pub fn weight_fragment(format: Format, tier: Tier) -> Fragment {
+pub fn weight_fragment(format: Format) -> Fragment {
     match format {
         Format::F32 => fragment!("quant/f32.wgsl"),
-        Format::F16 if tier.f16 => fragment!("quant/f16_native.wgsl"),
         Format::F16 => fragment!("quant/f16.wgsl"),
         Format::Bf16 => fragment!("quant/bf16.wgsl"),
         Format::Q8_0 => fragment!("quant/q8_0.wgsl"),

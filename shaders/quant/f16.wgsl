@@ -1,5 +1,6 @@
-// f16 weights without the f16 feature: one plane, two values a word, eight a vector.
-// engine/quant/f16.rs writes it; f16_native.wgsl reads the same bytes with the feature.
+// f16 weights: one plane, two values a word, eight a vector. engine/quant/f16.rs writes it. Words serve
+// every tier: arrays of native f16 load half as much at once, and matvec took twice as long with them
+// on llvmpipe.
 
 @group(1) @binding(0) var<storage, read> weights: array<vec4<u32>>; // [rows, cols / 8]
 
