@@ -1,18 +1,14 @@
 // Gate and up projections of several tokens with their SwiGLU product.
 //   out[t,f] = silu(W[f,:] . x[t,:]) * (W[F+f,:] . x[t,:]),   silu(g) = g / (1 + exp(-g))
-// The tile of matmul.wgsl with 16 gate rows and the 16 up rows of the same outputs: an invocation's
-// sums are gate and up of 2 outputs for GROUPS tokens, so the product needs no exchange, and the
-// [T, 2F] intermediate is never stored. f32 accumulation; exp(-g) is kept finite. Tokens and outputs
-// past the end repeat the last one, unwritten.
+// The tile of lib/tile.wgsl, 8 * GROUPS tokens, with 16 gate rows and the 16 up rows of the same outputs:
+// an invocation's four rows are gate and up of 2 outputs, so the product needs no exchange, and the
+// [T, 2F] intermediate is never stored. f32 accumulation; exp(-g) is kept finite. Tokens and outputs past
+// the end repeat the last one, unwritten.
 
-override GROUPS: u32 = 4; // groups of 8 tokens in a tile, 1 to 4
-
-const ROWS = 32u; // of W in a tile
-const STEP = 32u; // columns
-const PITCH = 9u; // vectors of a staged row: STEP / 4 and one to skew the banks
+override GROUPS: u32 = 4; // groups of 8 tokens in a tile: 1, 2, 3, 4 or 8
 
 struct Params {
-    cols: u32, // K, a multiple of STEP
+    cols: u32, // K, a multiple of 32
     ffn_dim: u32, // F
     tokens: u32, // T
 }
@@ -21,68 +17,12 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [T, K / 4]
 @group(0) @binding(2) var<storage, read_write> out: array<f32>; // [T, F]
 
-var<workgroup> x_tile: array<vec4<f32>, 288>; // at most 32 x PITCH, each invocation stages GROUPS vectors
-var<workgroup> w_tile: array<vec4<f32>, 288>; // ROWS x PITCH, each invocation stages one chunk of 16
+var<workgroup> x_tile: array<vec4<f32>, 72 * GROUPS>; // 8 GROUPS x PITCH, of tile_product
+var<workgroup> w_tile: array<vec4<f32>, 288>; // ROWS x PITCH, of tile_product
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) i: u32) {
-    let first = group.x * ROWS / 2u;
-    let tile_tokens = GROUPS * 8u;
-    let first_token = group.y * tile_tokens;
-    let vectors = params.cols / 4u;
-    // Staging: two invocations a row of W, eight a row of x. Tile rows 0..16 are gates, 16..32 ups.
-    let tile_row = i / 2u;
-    let w_row = min(first + tile_row % 16u, params.ffn_dim - 1u) + tile_row / 16u * params.ffn_dim;
-    let w_to = tile_row * PITCH + i % 2u * 4u;
-    let j = i % 8u;
-    let k = i / 8u;
-    var sums0 = vec4<f32>(0.0);
-    var sums1 = vec4<f32>(0.0);
-    var sums2 = vec4<f32>(0.0);
-    var sums3 = vec4<f32>(0.0);
-    for (var step = 0u; step < params.cols / STEP; step++) {
-        let w = weight16(w_row, step * 2u + i % 2u, params.cols);
-        w_tile[w_to] = w.a;
-        w_tile[w_to + 1u] = w.b;
-        w_tile[w_to + 2u] = w.c;
-        w_tile[w_to + 3u] = w.d;
-        for (var t = k; t < tile_tokens; t += 8u) {
-            let token = min(first_token + t, params.tokens - 1u);
-            x_tile[t * PITCH + j] = x[token * vectors + step * 8u + j];
-        }
-        workgroupBarrier();
-        for (var c = 0u; c < STEP / 4u; c++) {
-            let w0 = w_tile[j * PITCH + c];
-            let w1 = w_tile[(j + 8u) * PITCH + c];
-            let w2 = w_tile[(j + 16u) * PITCH + c];
-            let w3 = w_tile[(j + 24u) * PITCH + c];
-            let x0 = x_tile[k * PITCH + c];
-            sums0 += vec4<f32>(dot(w0, x0), dot(w1, x0), dot(w2, x0), dot(w3, x0));
-            if GROUPS > 1u {
-                let x1 = x_tile[(k + 8u) * PITCH + c];
-                sums1 += vec4<f32>(dot(w0, x1), dot(w1, x1), dot(w2, x1), dot(w3, x1));
-            }
-            if GROUPS > 2u {
-                let x2 = x_tile[(k + 16u) * PITCH + c];
-                sums2 += vec4<f32>(dot(w0, x2), dot(w1, x2), dot(w2, x2), dot(w3, x2));
-            }
-            if GROUPS > 3u {
-                let x3 = x_tile[(k + 24u) * PITCH + c];
-                sums3 += vec4<f32>(dot(w0, x3), dot(w1, x3), dot(w2, x3), dot(w3, x3));
-            }
-        }
-        workgroupBarrier();
-    }
-    store(first_token + k, first + j, sums0);
-    if GROUPS > 1u {
-        store(first_token + k + 8u, first + j, sums1);
-    }
-    if GROUPS > 2u {
-        store(first_token + k + 16u, first + j, sums2);
-    }
-    if GROUPS > 3u {
-        store(first_token + k + 24u, first + j, sums3);
-    }
+// Places 0..16 of the tile are gates, 16..32 their ups.
+fn weight_row(tile: u32, place: u32) -> u32 {
+    return min(tile * (ROWS / 2u) + place % 16u, params.ffn_dim - 1u) + place / 16u * params.ffn_dim;
 }
 
 // Outputs f and f + 8 of one token from (gate f, gate f + 8, up f, up f + 8).
@@ -96,5 +36,28 @@ fn store(token: u32, f: u32, sums: vec4<f32>) {
         if f + 8u < params.ffn_dim {
             out[to + f + 8u] = products.y;
         }
+    }
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) i: u32) {
+    let sums = tile_product(group, i, params.cols, params.tokens);
+    let token = group.y * GROUPS * 8u + i / 8u;
+    let f = group.x * (ROWS / 2u) + i % 8u;
+    store(token, f, sums.a0);
+    if GROUPS > 1u {
+        store(token + 8u, f, sums.a1);
+    }
+    if GROUPS > 2u {
+        store(token + 16u, f, sums.a2);
+    }
+    if GROUPS > 3u {
+        store(token + 24u, f, sums.a3);
+    }
+    if GROUPS > 4u {
+        store(token + 32u, f, sums.a4);
+        store(token + 40u, f, sums.a5);
+        store(token + 48u, f, sums.a6);
+        store(token + 56u, f, sums.a7);
     }
 }

@@ -5,14 +5,13 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{
     Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment,
-    weight_fragment,
+    tile_groups, weight_fragment,
 };
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Rows of the tile that one workgroup computes, and the most groups of 8 tokens; as in the shader.
+/// Rows of the tile that one workgroup computes; as in the shader.
 const ROWS: usize = 32;
-const MAX_GROUPS: usize = 4;
 
 /// Matrix product.
 #[derive(Clone, Debug)]
@@ -66,7 +65,7 @@ impl Kernel for Matmul {
     }
 
     fn source(&self, _tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matmul.wgsl"), weight_fragment(self.format)]
+        vec![fragment!("matmul.wgsl"), fragment!("lib/tile.wgsl"), weight_fragment(self.format)]
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -83,11 +82,12 @@ impl Kernel for Matmul {
             tokens: dim(self.tokens),
             width: dim(self.width),
         };
-        let groups = self.tokens.div_ceil(8).min(MAX_GROUPS);
+        let row_tiles = self.rows.div_ceil(ROWS);
+        let groups = tile_groups(self.tokens, row_tiles);
         Dispatch {
             overrides: vec![("GROUPS", groups as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(self.rows.div_ceil(ROWS)), dim(self.tokens.div_ceil(8 * groups)), 1],
+            grid: [dim(row_tiles), dim(self.tokens.div_ceil(8 * groups)), 1],
         }
     }
 
@@ -129,7 +129,12 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for format in Format::ALL {
         let random = || Fill::Uniform(1.0);
+        if format == Format::Q8_0 {
+            cases.push(case("270M qkv, last layers", format, [32, 1920, 1280], [0, 1920], random()));
+            cases.push(case("wide", format, [64, 8192, 256], [0, 8192], random()));
+        }
         cases.push(case("270M out", format, [32, 1280, 768], [0, 1280], random()));
+        cases.push(case("tall tiles", format, [35, 8161, 32], [0, 8161], random()));
         cases.push(case("two tokens", format, [2, 64, 1280], [0, 64], random()));
         cases.push(case("one row and column step", format, [3, 1, 32], [0, 1], random()));
         cases.push(case("half a scale word", format, [7, 33, 96], [0, 33], random()));

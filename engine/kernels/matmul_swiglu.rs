@@ -7,14 +7,13 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{
     Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment,
-    weight_fragment,
+    tile_groups, weight_fragment,
 };
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Outputs of the tile that one workgroup computes, and the most groups of 8 tokens; as in the shader.
+/// Outputs of the tile that one workgroup computes; as in the shader.
 const OUTPUTS: usize = 16;
-const MAX_GROUPS: usize = 4;
 
 /// Gate and up projections with their product, for several tokens.
 #[derive(Clone, Debug)]
@@ -63,7 +62,7 @@ impl Kernel for MatmulSwiglu {
     }
 
     fn source(&self, _tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matmul_swiglu.wgsl"), weight_fragment(self.format)]
+        vec![fragment!("matmul_swiglu.wgsl"), fragment!("lib/tile.wgsl"), weight_fragment(self.format)]
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -72,11 +71,12 @@ impl Kernel for MatmulSwiglu {
 
     fn dispatch(&self, _tier: Tier) -> Dispatch {
         let params = Params { cols: dim(self.cols), ffn_dim: dim(self.ffn_dim), tokens: dim(self.tokens) };
-        let groups = self.tokens.div_ceil(8).min(MAX_GROUPS);
+        let row_tiles = self.ffn_dim.div_ceil(OUTPUTS);
+        let groups = tile_groups(self.tokens, row_tiles);
         Dispatch {
             overrides: vec![("GROUPS", groups as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(self.ffn_dim.div_ceil(OUTPUTS)), dim(self.tokens.div_ceil(8 * groups)), 1],
+            grid: [dim(row_tiles), dim(self.tokens.div_ceil(8 * groups)), 1],
         }
     }
 
@@ -123,6 +123,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for format in Format::ALL {
         cases.push(case("270M first layer", format, [32, 768, 1280], 1.0));
+        cases.push(case("tall tiles", format, [35, 4081, 32], 1.0));
         cases.push(case("two tokens", format, [2, 64, 256], 1.0));
         cases.push(case("one output", format, [3, 1, 32], 1.0));
         cases.push(case("odd, half a scale word", format, [7, 33, 96], 1.0));

@@ -259,6 +259,16 @@ pub(crate) fn grid(groups: usize) -> [u32; 3] {
     [dim(width), dim(groups.div_ceil(width)), 1]
 }
 
+/// Returns how many groups of 8 tokens a tile of `lib/tile.wgsl` takes: no more than there are, at most 4,
+/// or 8 where that leaves 256 workgroups to occupy a large GPU.
+pub(crate) fn tile_groups(tokens: usize, row_tiles: usize) -> usize {
+    match tokens.div_ceil(8) {
+        groups @ 0..=4 => groups.max(1),
+        groups if groups.div_ceil(8) * row_tiles < 256 => 4,
+        _ => 8,
+    }
+}
+
 /// Converts a size to the `u32` of a `Params` field.
 ///
 /// # Panics
