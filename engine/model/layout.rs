@@ -1,6 +1,6 @@
 //! How each weight is stored on the device: its format and the row ranges that fit one binding.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::{Index, Range};
 
 use crate::model::{WeightInfo, names};
@@ -41,7 +41,11 @@ impl WeightLayout {
 
 /// The storage of every weight of a model, by published name.
 #[derive(Clone, Debug)]
-pub struct Layout(BTreeMap<String, WeightLayout>);
+pub struct Layout {
+    /// In the order of the checkpoint.
+    weights: Vec<(String, WeightLayout)>,
+    index: HashMap<String, usize>,
+}
 
 impl Layout {
     /// Lays out weights in the formats that `matrix` gives; norms are f32, and the embedding, which is
@@ -55,17 +59,18 @@ impl Layout {
             };
             (info.name.clone(), WeightLayout::new(info.rows, info.cols, format, max_binding))
         });
-        Self(layout.collect())
+        let index = weights.iter().enumerate().map(|(index, info)| (info.name.clone(), index));
+        Self { weights: layout.collect(), index: index.collect() }
     }
 
-    /// Yields names and storage.
+    /// Yields names and storage in the order of the checkpoint.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &WeightLayout)> {
-        self.0.iter().map(|(name, weight)| (name.as_str(), weight))
+        self.weights.iter().map(|(name, weight)| (name.as_str(), weight))
     }
 
     /// Returns the bytes of all weights on the device.
     pub fn bytes(&self) -> u64 {
-        self.0.values().map(WeightLayout::bytes).sum()
+        self.weights.iter().map(|(_, weight)| weight.bytes()).sum()
     }
 }
 
@@ -73,7 +78,7 @@ impl Index<&str> for Layout {
     type Output = WeightLayout;
 
     fn index(&self, name: &str) -> &WeightLayout {
-        &self.0[name]
+        &self.weights[self.index[name]].1
     }
 }
 
