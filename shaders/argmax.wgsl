@@ -1,21 +1,23 @@
 // Greedy sampling: ids[0] = index of the largest logit of the last row, the lowest index on ties;
 // then position[0] += advance, so that the next token's step can already be recorded.
-// One workgroup; invocation i takes the vectors i, i + WG, ..., then a tree over the workgroup.
-// Numerics: logits are bound as bits and compared as integers, which is exact, gives NaN no chance
-// to win (key 0; all NaN gives index 0) and does not depend on how a driver treats NaN in f32 compares.
+// One workgroup; invocation i takes the logits i, i + WG, ..., then a tree over the workgroup.
+// Numerics: logits are bound as bits and compared as integers, which is exact, gives NaN no chance to win
+// (key 0; all NaN gives NONE) and does not depend on how a driver treats NaN in f32 compares.
 // One workgroup reads 125 KiB once per token; more of them would need a second dispatch to merge. The
 // tree is not split by tier: it runs once per token.
 
 override WG: u32 = 256;
 
+const NONE = 0xffffffffu; // no token has this id
+
 struct Params {
-    first: u32, // (R - 1) * V / 4: the first vector of the last row
-    vectors: u32, // V / 4
+    first: u32, // (R - 1) * V: the first logit of the last row
+    vocabulary: u32, // V
     advance: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> logits: array<vec4<u32>>; // [R, V / 4], bits of f32
+@group(0) @binding(1) var<storage, read> logits: array<u32>; // [R, V], bits of f32
 @group(0) @binding(2) var<storage, read_write> ids: array<u32>; // [T], only the first is written
 @group(0) @binding(3) var<storage, read_write> position: array<u32>; // [1]
 
@@ -35,12 +37,12 @@ fn better(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) index: u32) {
-    var best = vec2<u32>(0u, 0u);
-    for (var i = index; i < params.vectors; i += WG) {
-        let bits = logits[params.first + i];
-        let low = better(vec2<u32>(key(bits.x), 4u * i), vec2<u32>(key(bits.y), 4u * i + 1u));
-        let high = better(vec2<u32>(key(bits.z), 4u * i + 2u), vec2<u32>(key(bits.w), 4u * i + 3u));
-        best = better(best, better(low, high));
+    var best = vec2<u32>(0u, NONE);
+    for (var i = index; i < params.vocabulary; i += WG) {
+        let own = key(logits[params.first + i]);
+        if own > best.x {
+            best = vec2<u32>(own, i);
+        }
     }
     bests[index] = best;
     for (var stride = WG / 2u; stride > 0u; stride /= 2u) {

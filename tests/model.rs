@@ -1,7 +1,8 @@
 //! The whole model against its goldens and against itself: every way to compute the same logits agrees.
 //!
-//! Goldens come from an independent PyTorch implementation (micro in f64, the others in f32). Those that
-//! are not part of the repository are looked for in `../shared/fixtures`; without them a test says so.
+//! Goldens come from an independent PyTorch implementation (micro in f64, the others in f32). Those of the
+//! demo model are not part of the repository: they are looked for in `../shared/fixtures`, and without them
+//! a test says that it is skipped.
 
 mod common;
 
@@ -158,31 +159,31 @@ fn fable_perplexity_equals_its_golden_in_bf16_q8_0_and_q4_0() {
 
 /// A published size with synthetic weights against its golden.
 fn check_size(spec: &str, file: &str) {
-    let Some(path) = fixture(file) else { return };
+    let path = golden("synthetic").join(file);
     check_golden(&Checkpoint::source(spec).unwrap(), &json(&path), exact(), 1e-6);
 }
 
 #[test]
 fn the_270m_equals_its_golden() {
-    check_size("synthetic:270M", "synthetic/270M.json");
+    check_size("synthetic:270M", "270M.json");
 }
 
 #[test]
 #[ignore = "takes minutes on a software adapter"]
 fn the_450m_equals_its_golden() {
-    check_size("synthetic:450M", "synthetic/450M.json");
+    check_size("synthetic:450M", "450M.json");
 }
 
 #[test]
 #[ignore = "takes minutes on a software adapter"]
 fn the_1_1b_equals_its_golden() {
-    check_size("synthetic:1.1B", "synthetic/1_1B.json");
+    check_size("synthetic:1.1B", "1_1B.json");
 }
 
 #[test]
 #[ignore = "takes minutes and 7 GB on a software adapter"]
 fn the_3b_equals_its_golden() {
-    check_size("synthetic:3B", "synthetic/3B.json");
+    check_size("synthetic:3B", "3B.json");
 }
 
 /// The logits of every row of a prompt on the CPU, by the primitive or the fused graph.

@@ -2,8 +2,11 @@
 
 mod common;
 
-use samara::gpu::{Gpu, wgpu};
-use samara::model::Checkpoint;
+use common::checkpoint::Tiny;
+use safetensors::Dtype;
+use samara::gpu::{Gpu, GpuOptions, wgpu};
+use samara::model::{Checkpoint, names};
+use samara::quant::Format;
 use samara::sampler::{Sampler, SamplerOptions};
 use samara::{Error, LoadOptions, Model};
 
@@ -141,7 +144,7 @@ fn what_an_adapter_cannot_hold_is_refused_with_both_sizes() {
 }
 
 #[test]
-fn decoding_creates_nothing_on_the_device_after_the_first_tokens() {
+fn decoding_leaves_nothing_new_on_the_device() {
     if common::gpu().is_none() {
         return;
     }
@@ -171,27 +174,14 @@ fn decoding_creates_nothing_on_the_device_after_the_first_tokens() {
     }
 }
 
-/// Opens the default adapter with no more than a percentage of its memory.
-fn with_memory(percent: u8) -> Option<Gpu> {
-    let budget = wgpu::MemoryBudgetThresholds { for_resource_creation: Some(percent), for_device_loss: None };
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        memory_budget_thresholds: budget,
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
-    let adapter =
-        pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).ok()?;
-    let (device, queue) =
-        pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).ok()?;
-    Some(Gpu::from_device(device, queue))
-}
-
 #[test]
 fn an_adapter_without_enough_memory_says_what_did_not_fit() {
     if common::gpu().is_none() {
         return;
     }
     // The least memory with which the device itself opens; then it is filled up.
-    let gpu = (0..100).find_map(with_memory).expect("the device opens with all of its memory");
+    let with = |memory_percent| Gpu::open_with(&GpuOptions { memory_percent, ..GpuOptions::default() }).ok();
+    let gpu = (0..100).find_map(with).expect("the device opens with all of its memory");
     let bytes = 64 << 20;
     let mut held = Vec::new();
     let mut fill = || {
@@ -210,4 +200,91 @@ fn an_adapter_without_enough_memory_says_what_did_not_fit() {
         assert!(message.contains(&bytes.to_string()), "{message}");
         gpu.check().unwrap();
     }
+}
+
+/// A tiny f32 model with one value of its first qkv projection replaced.
+fn with_value(value: f32) -> Tiny {
+    let mut tiny = Tiny::new(Dtype::F32);
+    let (_, _, data) = tiny.tensors.get_mut(&names::qkv_proj(0)).unwrap();
+    data[..4].copy_from_slice(&value.to_le_bytes());
+    tiny
+}
+
+#[test]
+fn a_value_that_a_format_cannot_hold_is_refused_or_kept_as_stored() {
+    let load = |value: f32, format: Format| {
+        let options = LoadOptions { format: Some(format), ..LoadOptions::default() };
+        Some(Model::from_checkpoint(&with_value(value).open().unwrap(), common::gpu()?, options))
+    };
+    for (format, value) in [(Format::Q8_0, 1e7), (Format::Q4_0, 6e5), (Format::Bf16, 3.4e38)] {
+        let Some(result) = load(value, format) else { return };
+        let message = result.unwrap_err().to_string();
+        let parts =
+            [&names::qkv_proj(0), &format.to_string(), &value.to_string(), &format.largest().to_string()];
+        assert!(parts.iter().all(|part| message.contains(*part)), "{message}");
+    }
+    let model = load(1e5, Format::F16).unwrap().unwrap();
+    for weight in model.inspect().weights.iter().filter(|weight| weight.rows > 1) {
+        let expected = if weight.name == names::qkv_proj(0) { Format::F32 } else { Format::F16 };
+        assert_eq!(weight.format, expected, "{}", weight.name);
+    }
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_an_error() {
+    let Some(gpu) = common::gpu() else { return };
+    let mut tiny = Tiny::new(Dtype::F32);
+    let (_, _, data) = tiny.tensors.get_mut(names::NORM).unwrap();
+    // Finite on their own, too large for a product in f32.
+    data.chunks_exact_mut(4).for_each(|value| value.copy_from_slice(&3e38f32.to_le_bytes()));
+    let (_, _, data) = tiny.tensors.get_mut(names::EMBEDDING).unwrap();
+    data.chunks_exact_mut(4).enumerate().for_each(|(i, value)| {
+        value.copy_from_slice(&(if i % 2 == 0 { 1e30f32 } else { -1e30 }).to_le_bytes());
+    });
+    let model = Model::from_checkpoint(&tiny.open().unwrap(), gpu, LoadOptions::default()).unwrap();
+    let mut session = model.session(None).unwrap();
+    session.prefill(&[1, 5]).unwrap();
+    for message in [
+        session.next_logits().unwrap_err().to_string(),
+        session.next_greedy().unwrap_err().to_string(),
+        session.generate(Sampler::greedy()).next().unwrap().unwrap_err().to_string(),
+    ] {
+        assert!(message.contains("position 2") && message.contains("not finite"), "{message}");
+    }
+    session.rollback(0).unwrap();
+    assert!(session.nll(&[1, 5]).is_err());
+}
+
+#[test]
+fn a_vocabulary_of_any_size_runs() {
+    let Some(gpu) = common::gpu() else { return };
+    let tiny = Tiny::with(Dtype::BF16, &[("vocab_size", 43.into())]);
+    let model = Model::from_checkpoint(&tiny.open().unwrap(), gpu, LoadOptions::default()).unwrap();
+    let mut session = model.session(None).unwrap();
+    session.prefill(&[1, 42, 5]).unwrap();
+    let logits = session.next_logits().unwrap();
+    let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+    assert_eq!((logits.len(), session.next_greedy().unwrap() as usize), (43, best));
+}
+
+#[test]
+fn prefill_chunks_out_of_range_are_refused() {
+    for prefill_chunk in [0, 4097, usize::MAX] {
+        let Some(gpu) = common::gpu() else { return };
+        let options = LoadOptions { prefill_chunk, ..LoadOptions::default() };
+        let message =
+            Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap_err().to_string();
+        assert!(message.contains(&prefill_chunk.to_string()) && message.contains("4096"), "{message}");
+    }
+}
+
+#[test]
+fn scored_tokens_leave_no_logits_but_a_session_that_goes_on() {
+    let Some(model) = demo() else { return };
+    let mut session = model.session(Some(64)).unwrap();
+    let scores = session.nll(&PROMPT).unwrap();
+    assert_eq!((scores.len(), session.position()), (PROMPT.len() - 1, PROMPT.len()));
+    assert!(session.next_logits().unwrap_err().to_string().contains("scored"));
+    session.prefill(&[5]).unwrap();
+    session.next_logits().unwrap();
 }

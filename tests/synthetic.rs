@@ -1,5 +1,8 @@
 //! Synthetic weights are the published bits, in memory and in files.
 
+mod common;
+
+use common::checkpoint::stored;
 use std::fs;
 use std::path::Path;
 
@@ -10,7 +13,7 @@ use samara::quant::Format;
 use samara::tensor::DType;
 use sha2::{Digest, Sha256};
 
-const HASHES: &str = include_str!("golden/synthetic-hashes.json");
+const HASHES: &str = include_str!("golden/synthetic/hashes.json");
 
 /// Compares the bf16 bytes of the listed tensors with their published sums.
 fn check(model: &Checkpoint, key: &str) {
@@ -64,16 +67,16 @@ fn a_model_is_overwritten_only_on_request() {
     write(DType::Bf16, 64, false).unwrap();
     let message = write(DType::F32, 64, false).unwrap_err().to_string();
     assert!(message.contains("config.json") && message.contains("already"), "{message}");
-    assert_eq!(Checkpoint::open(dir.path()).unwrap().stored_format(), Format::Bf16);
+    assert_eq!(stored(&Checkpoint::open(dir.path()).unwrap()), Format::Bf16);
     for (dtype, format) in [(DType::F32, Format::F32), (DType::F16, Format::F16)] {
         write(dtype, 64, true).unwrap();
-        assert_eq!(Checkpoint::open(dir.path()).unwrap().stored_format(), format);
+        assert_eq!(stored(&Checkpoint::open(dir.path()).unwrap()), format);
     }
     let message = write(DType::Q4_0, 64, true).unwrap_err().to_string();
     assert!(message.contains("q4_0"), "{message}");
     let message = write(DType::F32, 2, true).unwrap_err().to_string();
     assert!(message.contains("eos_token_id"), "{message}");
-    assert_eq!(Checkpoint::open(dir.path()).unwrap().stored_format(), Format::F16, "left as it was");
+    assert_eq!(stored(&Checkpoint::open(dir.path()).unwrap()), Format::F16, "left as it was");
 }
 
 #[test]

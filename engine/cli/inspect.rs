@@ -43,7 +43,18 @@ pub fn run(args: InspectArgs) -> Result<(), Failure> {
         BinaryBytes(inspection.weight_bytes).to_string()
     )?;
     writeln!(out, "  KV cache     {:>12}  (full context)", BinaryBytes(inspection.cache_bytes).to_string())?;
-    writeln!(out, "  activations  {:>12}", BinaryBytes(inspection.activation_bytes).to_string())?;
+    writeln!(
+        out,
+        "  state        {:>12}  (RoPE table, logits, ids)",
+        BinaryBytes(inspection.state_bytes).to_string()
+    )?;
+    writeln!(
+        out,
+        "  activations  {:>12}  (one token)",
+        BinaryBytes(inspection.activation_bytes).to_string()
+    )?;
+    let prefill = BinaryBytes(inspection.prefill_activation_bytes).to_string();
+    writeln!(out, "               {prefill:>12}  (prefill of {} tokens)", inspection.prefill_chunk)?;
 
     if args.graph {
         writeln!(out, "\n{} dispatches of one decode step", inspection.dispatches.len())?;

@@ -129,12 +129,14 @@ impl Readback {
     pub fn map<R>(&self, gpu: &Gpu, bytes: u64, take: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let slice = self.buffer.slice(..bytes);
         slice.map_async(wgpu::MapMode::Read, |_| ());
-        gpu.wait()?;
-        let view = slice.get_mapped_range().map_err(|e| Error::Gpu(format!("a read-back failed: {e}")))?;
-        let taken = take(&view);
-        drop(view);
-        self.buffer.unmap();
-        Ok(taken)
+        let waited = gpu.wait();
+        // What was mapped is unmapped whatever else went wrong: the next read-back needs the buffer.
+        let taken = slice.get_mapped_range().map(|view| take(&view));
+        if taken.is_ok() {
+            self.buffer.unmap();
+        }
+        waited?;
+        taken.map_err(|e| Error::Gpu(format!("a read-back failed: {e}")))
     }
 }
 

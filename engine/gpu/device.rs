@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::gpu::pipeline::Pipelines;
@@ -113,7 +113,7 @@ impl AdapterSummary {
 /// # Errors
 /// When the backend is not part of this platform.
 pub fn adapters(backend: Option<Backend>) -> Result<Vec<AdapterSummary>> {
-    let found = enumerate(backend);
+    let found = enumerate(backend, MEMORY_PERCENT);
     Ok(found.iter().enumerate().map(|(index, adapter)| summary(index, adapter)).collect())
 }
 
@@ -122,13 +122,13 @@ fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
 }
 
 /// Lists adapters, hardware before software.
-fn enumerate(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
+fn enumerate(backend: Option<Backend>, memory_percent: u8) -> Vec<wgpu::Adapter> {
     let bits = backend.map_or(wgpu::Backends::PRIMARY, Backend::bits);
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: bits,
         // Where the driver tells its budget, running out of memory is an error instead of swapping.
         memory_budget_thresholds: wgpu::MemoryBudgetThresholds {
-            for_resource_creation: Some(97),
+            for_resource_creation: Some(memory_percent),
             for_device_loss: None,
         },
         ..wgpu::InstanceDescriptor::new_without_display_handle()
@@ -143,6 +143,28 @@ fn enumerate(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
     found
 }
 
+/// Share of its memory that an adapter gives away before it counts as full, where its driver tells.
+const MEMORY_PERCENT: u8 = 97;
+
+/// How an adapter is chosen and opened.
+#[derive(Clone, Debug)]
+pub struct GpuOptions {
+    /// Number or part of the name; without it the first, hardware before software.
+    pub adapter: Option<String>,
+    /// Graphics API to look in; without it all of the platform's.
+    pub backend: Option<Backend>,
+    /// Masks features above this tier.
+    pub tier: Option<Tier>,
+    /// Share of the adapter's memory that may be in use, by anyone, before it counts as full.
+    pub memory_percent: u8,
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self { adapter: None, backend: None, tier: None, memory_percent: MEMORY_PERCENT }
+    }
+}
+
 /// An opened device with its queue and compiled kernels.
 #[derive(Debug)]
 pub struct Gpu {
@@ -150,7 +172,7 @@ pub struct Gpu {
     pub(crate) queue: wgpu::Queue,
     pub(crate) pipelines: Pipelines,
     summary: AdapterSummary,
-    fault: Arc<Mutex<Option<String>>>,
+    faults: Faults,
 }
 
 impl Gpu {
@@ -166,19 +188,20 @@ impl Gpu {
             Ok(name) => Some(name.parse::<Tier>().map_err(|e| Error::Input(format!("SAMARA_TIER: {e}")))?),
             Err(_) => None,
         };
-        Self::open_tier(choice, backend, tier)
+        let adapter = choice.map(str::to_owned);
+        Self::open_with(&GpuOptions { adapter, backend, tier, ..GpuOptions::default() })
     }
 
-    /// Opens an adapter like [`Gpu::open`], limited to the features of `tier`.
+    /// Opens an adapter as the options say.
     ///
     /// # Errors
     /// When there is no such adapter, or it does not offer the tier that was asked for.
-    pub fn open_tier(choice: Option<&str>, backend: Option<Backend>, tier: Option<Tier>) -> Result<Self> {
-        let found = enumerate(backend);
-        let index = choose(&found, choice, backend)?;
+    pub fn open_with(options: &GpuOptions) -> Result<Self> {
+        let found = enumerate(options.backend, options.memory_percent);
+        let index = choose(&found, options.adapter.as_deref(), options.backend)?;
         let adapter = &found[index];
         let mut summary = summary(index, adapter);
-        if let Some(tier) = tier {
+        if let Some(tier) = options.tier {
             if tier.f16 && !summary.tier.f16 || tier.subgroup && !summary.tier.subgroup {
                 return Err(Error::Unsupported(format!(
                     "adapter `{}` runs tier {}, not the tier {tier} that was asked for",
@@ -207,30 +230,27 @@ impl Gpu {
         }));
         let (device, queue) = opened
             .map_err(|e| Error::Unsupported(format!("adapter `{}` cannot be opened: {e}", summary.name)))?;
-        Ok(Self::assemble(device, queue, summary))
+        Ok(Self::watch(device, queue, summary))
     }
 
     /// Takes a device that the caller opened; its tier follows from the features it was opened with.
+    ///
+    /// The device's handlers of uncaptured errors and of its loss stay the caller's: what wgpu reports there
+    /// is not among the errors that samara returns.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let summary = AdapterSummary::new(0, &device.adapter_info(), device.features(), &device.limits());
-        Self::assemble(device, queue, summary)
+        Self { device, queue, pipelines: Pipelines::default(), summary, faults: Faults::default() }
     }
 
-    fn assemble(device: wgpu::Device, queue: wgpu::Queue, summary: AdapterSummary) -> Self {
-        let fault = Arc::new(Mutex::new(None));
-        let keep = Arc::clone(&fault);
-        let note = move |message: String| {
-            keep.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(message);
-        };
-        let lost = note.clone();
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(error.to_string())));
-        device.set_device_lost_callback(move |reason, message| {
-            // Dropping the device reports itself as destroyed: nothing is left to be told.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                lost(format!("the device was lost: {message}"));
-            }
+    /// Takes a device of our own and keeps what its handlers hear of.
+    fn watch(device: wgpu::Device, queue: wgpu::Queue, summary: AdapterSummary) -> Self {
+        let faults = Faults::default();
+        let (raised, lost) = (faults.clone(), faults.clone());
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| raised.note(error.to_string(), false)));
+        device.set_device_lost_callback(move |_, message| {
+            lost.note(format!("the device was lost: {message}"), true);
         });
-        Self { device, queue, pipelines: Pipelines::default(), summary, fault }
+        Self { device, queue, pipelines: Pipelines::default(), summary, faults }
     }
 
     /// Returns what is known of the adapter, with the tier in use.
@@ -243,12 +263,12 @@ impl Gpu {
         self.summary.tier
     }
 
-    /// Reports an error that the device raised since the last call.
+    /// Reports an error that the device raised since the last call; the loss of the device, at every call.
     ///
     /// # Errors
     /// When it raised one: out of memory, lost, or a command it refused.
     pub fn check(&self) -> Result<()> {
-        match self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+        match self.faults.take() {
             Some(message) => Err(Error::Gpu(format!("adapter `{}`: {message}", self.summary.name))),
             None => Ok(()),
         }
@@ -271,6 +291,30 @@ impl Gpu {
         let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
         polled.map_err(|e| Error::Gpu(format!("adapter `{}`: {e}", self.summary.name)))?;
         self.check()
+    }
+}
+
+/// What a device's handlers heard, the first first.
+#[derive(Clone, Debug, Default)]
+struct Faults(Arc<Mutex<Fault>>);
+
+#[derive(Debug, Default)]
+struct Fault {
+    message: Option<String>,
+    lost: bool,
+}
+
+impl Faults {
+    fn note(&self, message: String, lost: bool) {
+        let mut fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.message.get_or_insert(message);
+        fault.lost |= lost;
+    }
+
+    /// Returns the message, and forgets it unless the device is lost.
+    fn take(&self) -> Option<String> {
+        let mut fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if fault.lost { fault.message.clone() } else { fault.message.take() }
     }
 }
 

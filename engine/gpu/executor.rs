@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::buffer::{BufferRange, Readback};
 use crate::gpu::pipeline::Pipeline;
 use crate::kernels::{Access, Kernel};
 use crate::tensor::TensorId;
+
+/// Workgroups of a dispatch in one dimension, WebGPU's default limit.
+const MAX_GROUPS: u32 = 65535;
 
 /// Where tensors live: the planes of a tensor, one range for anything but a quantized weight.
 pub trait Bindings {
@@ -88,6 +91,12 @@ impl Step {
         params: &BufferRange,
         bindings: &impl Bindings,
     ) -> Result<Self> {
+        let grid = kernel.dispatch(gpu.tier()).grid;
+        if let Some(groups) = grid.iter().find(|&&groups| groups > MAX_GROUPS) {
+            return Err(Error::Unsupported(format!(
+                "`{label}` takes {groups} workgroups in one dimension; a dispatch has at most {MAX_GROUPS}"
+            )));
+        }
         let pipeline = gpu.pipeline(kernel)?;
         let mut resources: [Vec<&BufferRange>; 2] = [vec![params], vec![]];
         for operand in kernel.operands() {
@@ -103,7 +112,7 @@ impl Step {
             gpu.device.create_bind_group(&descriptor)
         });
         let groups = groups.collect();
-        Ok(Self { groups, grid: kernel.dispatch(gpu.tier()).grid, pipeline })
+        Ok(Self { pipeline, groups, grid })
     }
 }
 

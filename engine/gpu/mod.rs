@@ -6,6 +6,6 @@ mod executor;
 mod pipeline;
 
 pub use buffer::{BufferRange, Readback, pack_values, unpack_values};
-pub use device::{AdapterSummary, Backend, Gpu, adapters};
+pub use device::{AdapterSummary, Backend, Gpu, GpuOptions, adapters};
 pub use executor::{Bindings, Executor};
 pub use wgpu;

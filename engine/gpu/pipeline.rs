@@ -49,13 +49,15 @@ impl Gpu {
     }
 
     fn compile(&self, name: &str, text: &str, overrides: &[(&str, f64)], weights: bool) -> Result<Pipeline> {
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let filters =
+            [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
+        let scopes = filters.map(|filter| self.device.push_error_scope(filter));
         let module =
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(text.into()) };
-        // SAFETY: no kernel reads or writes out of bounds, loops without end or divides by zero. Sizes
-        // come from constructors that check every shape; values that the device makes up (ids,
-        // positions) are clamped in the shader; tests/kernels.rs runs every case of every kernel at the
-        // exact size of its tensors between guard zones, NaN around inputs and a pattern around outputs.
+        // SAFETY: no kernel reads or writes out of bounds, loops without end or divides by zero: constructors
+        // assert every shape from which a shader computes an index, and shaders clamp or range-check what
+        // the device makes up (ids, positions). tests/kernels.rs checks this on every case, between guard
+        // zones of NaN around inputs and of a pattern around outputs.
         let module = unsafe {
             self.device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
         };
@@ -71,7 +73,9 @@ impl Gpu {
             },
             cache: None,
         });
-        if let Some(error) = pollster::block_on(scope.pop()) {
+        // Every scope is popped, the last pushed first, and the first error told.
+        let errors = scopes.into_iter().rev().map(|scope| pollster::block_on(scope.pop()));
+        if let Some(error) = errors.fold(None, |first, error| first.or(error)) {
             return Err(Error::Gpu(format!("kernel `{name}` was refused: {error}")));
         }
         let groups = if weights { 2 } else { 1 };

@@ -125,5 +125,8 @@ pub fn cases() -> Vec<Case> {
         cases.push(case("part of a split weight", format, [7, 160], [5, 40], random()));
         cases.push(case("magnitudes 2^-20 to 2^20", format, [10, 256], [0, 10], Fill::Extreme));
     }
+    // More workgroups than one dimension of a grid holds.
+    let tall = [262_149, 32];
+    cases.push(case("a grid of two dimensions", Format::Q4_0, tall, [0, tall[0]], Fill::Uniform(1.0)));
     cases
 }

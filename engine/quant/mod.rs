@@ -56,6 +56,18 @@ impl Format {
         Self::ALL.into_iter().find(|format| format.dtype() == dtype)
     }
 
+    /// Returns the largest magnitude that the format holds without overflow: in the quantized formats the
+    /// f16 scale is what overflows.
+    pub fn largest(self) -> f32 {
+        match self {
+            Self::F32 => f32::MAX,
+            Self::F16 => half::f16::MAX.to_f32(),
+            Self::Bf16 => half::bf16::MAX.to_f32(),
+            Self::Q8_0 => 127.0 * half::f16::MAX.to_f32(),
+            Self::Q4_0 => 8.0 * half::f16::MAX.to_f32(),
+        }
+    }
+
     /// Returns the words that one row of `cols` values takes in each plane.
     pub fn row_words(self, cols: usize) -> Vec<usize> {
         assert!(cols.is_multiple_of(BLOCK), "a weight row of {cols} values is no multiple of {BLOCK}");
@@ -216,6 +228,16 @@ mod tests {
             // A second scale may differ in its last f16 bit; the floats are exact.
             let bound = if matches!(format, Format::Q8_0) { 2f32.powi(-9) } else { 0.0 };
             assert!(error <= bound, "{format}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_largest_value_of_a_format_stays_finite() {
+        for format in Format::ALL {
+            let mut values = vec![0.5f32; 32];
+            values[7] = -format.largest();
+            let back = format.unpack(&format.pack(&values, 32), 32);
+            assert!(back.iter().all(|v| v.is_finite()), "{format}: {back:?}");
         }
     }
 

@@ -50,6 +50,12 @@ pub struct Inspection {
     pub cache_bytes: u64,
     /// Bytes of a decode step's activations.
     pub activation_bytes: u64,
+    /// Tokens of a full prefill step.
+    pub prefill_chunk: usize,
+    /// Bytes of the activations of such a step.
+    pub prefill_activation_bytes: u64,
+    /// Bytes of the RoPE table, the logits and the ids of one session at the model's context length.
+    pub state_bytes: u64,
     /// The dispatches of a decode step.
     pub dispatches: Vec<DispatchReport>,
 }
@@ -67,8 +73,14 @@ impl Model {
             parts: layout.parts.len(),
         });
         let context = model.config.max_context_length;
-        let shape = StepShape { tokens: 1, context, kv: model.kv.dtype(), logits: Logits::Last };
-        let graph = model.step(shape).graph;
+        let graph = |tokens| {
+            let kv = model.kv.dtype();
+            model.step(StepShape { tokens, context, kv, logits: Logits::Last }).graph
+        };
+        let prefill_chunk = model.chunk.min(context);
+        let prefill_activation_bytes = plan::plan(&graph(prefill_chunk)).bytes();
+        let graph = graph(1);
+        let state = context * model.config.head_dim + model.config.vocab_size + prefill_chunk;
         let dispatches = graph.ops().iter().map(|op| {
             let (dispatch, cost) = (op.kernel.dispatch(model.gpu.tier()), op.kernel.cost());
             let overrides: Vec<String> =
@@ -88,6 +100,9 @@ impl Model {
             weight_bytes: model.layout.bytes(),
             cache_bytes: model.kv.bytes((kv_values * model.config.head_dim) as u64),
             activation_bytes: plan::plan(&graph).bytes(),
+            prefill_chunk,
+            prefill_activation_bytes,
+            state_bytes: 4 * state as u64,
             dispatches: dispatches.collect(),
         }
     }

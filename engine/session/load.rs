@@ -24,6 +24,9 @@ const TASKS: usize = 16;
 /// Bytes written before the device is given time to take them: bounds the staging memory.
 const STAGED_BYTES: u64 = 16 << 20;
 
+/// Most tokens of one prefill step.
+const MAX_CHUNK: usize = 4096;
+
 /// Called with the bytes on the device so far and in the end.
 pub type Progress = Box<dyn Fn(u64, u64) + Send + Sync>;
 
@@ -85,7 +88,7 @@ pub struct LoadOptions {
     pub backend: Option<Backend>,
     /// Fusion rules that are on.
     pub fusion: Fusion,
-    /// Most tokens of one prefill step.
+    /// Most tokens of one prefill step, 1 to 4096.
     pub prefill_chunk: usize,
     /// Lowers the largest storage binding below what the adapter offers, in bytes.
     pub max_binding_bytes: Option<u64>,
@@ -160,10 +163,11 @@ impl Model {
     /// # Errors
     /// When a value is not finite or the device lacks memory.
     pub fn from_checkpoint(checkpoint: &Checkpoint, gpu: Gpu, options: LoadOptions) -> Result<Self> {
-        if options.prefill_chunk == 0 {
-            return Err(Error::Input(
-                "a prefill chunk of 0 tokens was asked for: it needs at least 1".into(),
-            ));
+        let chunk = options.prefill_chunk;
+        if chunk == 0 || chunk > MAX_CHUNK {
+            return Err(Error::Input(format!(
+                "a prefill chunk of {chunk} tokens is not within 1 to {MAX_CHUNK}"
+            )));
         }
         let formats = formats(checkpoint, options.format)?;
         let limit = gpu.summary().max_binding_bytes.min(gpu.summary().max_buffer_bytes);
@@ -173,7 +177,7 @@ impl Model {
         let weights = Uploader::new(&gpu, checkpoint, &layout, options.progress.as_ref()).run()?;
         // The logits of a chunk must fit one binding when all of them are wanted.
         let rows = usize::try_from(limit / (config.vocab_size as u64 * 4)).unwrap_or(usize::MAX);
-        let chunk = options.prefill_chunk.min(rows.max(1));
+        let chunk = chunk.min(rows.max(1));
         let (kv, fusion) = (options.kv, options.fusion);
         Ok(Self(Arc::new(Inner { gpu, config, layout, weights, kv, fusion, chunk })))
     }
@@ -217,6 +221,17 @@ fn formats(checkpoint: &Checkpoint, wanted: Option<Format>) -> Result<Vec<Format
             Ok(wanted)
         })
         .collect()
+}
+
+/// Refuses values that a format cannot hold.
+fn check_range(name: &str, format: Format, values: &[f32]) -> Result<()> {
+    let (top, largest) = (values.iter().fold(0.0f32, |top, value| top.max(value.abs())), format.largest());
+    if top <= largest {
+        return Ok(());
+    }
+    Err(Error::Model(format!(
+        "tensor `{name}`: a value of magnitude {top} is past {largest}, the largest in {format}"
+    )))
 }
 
 /// Packs weights and writes them to the device.
@@ -272,6 +287,7 @@ impl<'a> Uploader<'a> {
                 let end = rows.end.min(start + task_rows);
                 let mut values = vec![0.0; (end - start) * cols];
                 self.checkpoint.read_rows(index, start..end, &mut values)?;
+                check_range(name, format, &values)?;
                 Ok((start, format.pack(&values, cols)))
             };
             let packed = starts.par_iter().map(pack).collect::<Result<Vec<_>>>()?;

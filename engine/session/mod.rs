@@ -11,6 +11,7 @@ pub use load::{KvFormat, LoadOptions, Model, Progress};
 
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
+use crate::kernels::argmax;
 use crate::model::openelm::Logits;
 use crate::sampler::Sampler;
 use load::Inner;
@@ -86,10 +87,13 @@ impl Session {
     /// Returns the logits after the last token, `[V]`.
     ///
     /// # Errors
-    /// When no token was processed since the session began or was rolled back, or the device fails.
+    /// When nothing was appended by [`prefill`](Self::prefill) or [`generate`](Self::generate) since the
+    /// session began, was rolled back or scored tokens; when a logit is not finite, or the device fails.
     pub fn next_logits(&mut self) -> Result<Vec<f32>> {
         self.require_logits()?;
-        self.logits.read(&self.model.gpu, self.steps.last_logits(), bytemuck::pod_collect_to_vec)
+        let logits: Vec<f32> =
+            self.logits.read(&self.model.gpu, self.steps.last_logits(), bytemuck::pod_collect_to_vec)?;
+        if logits.iter().all(|logit| logit.is_finite()) { Ok(logits) } else { Err(self.not_finite()) }
     }
 
     /// Returns the id with the largest logit after the last token, the lowest one on ties; it was
@@ -105,6 +109,9 @@ impl Session {
         let id = self
             .token
             .map(&self.model.gpu, 4, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))?;
+        if id == argmax::NONE {
+            return Err(self.not_finite());
+        }
         self.argmax = Some(id);
         Ok(id)
     }
@@ -148,6 +155,9 @@ impl Session {
             let bytes = self.model.gpu.read(&self.steps.all_logits(chunk.len()))?;
             let logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
             let targets = &ids[index * self.model.chunk + 1..];
+            if !logits.iter().all(|logit| logit.is_finite()) {
+                return Err(self.not_finite());
+            }
             scores.extend(logits.chunks_exact(vocab).zip(targets).map(|(row, &id)| nll(row, id)));
         }
         Ok(scores)
@@ -169,12 +179,17 @@ impl Session {
         self.argmax = None;
     }
 
+    fn not_finite(&self) -> Error {
+        Error::Model(format!("the logits at position {} are not finite numbers", self.position()))
+    }
+
     fn require_logits(&self) -> Result<()> {
         if self.has_logits {
             return Ok(());
         }
         Err(Error::Input(
-            "there are no logits: no token was processed since the session began or was rolled back".into(),
+            "there are no logits: nothing was prefilled since the session began, was rolled back or scored tokens"
+                .into(),
         ))
     }
 

@@ -13,7 +13,7 @@ use crate::model::openelm::{Logits, StepShape};
 use crate::session::load::Inner;
 use crate::tensor::{TensorDesc, TensorId};
 
-/// Steps of other lengths than one token that are kept; a prompt's full chunk and its rest are two.
+/// Steps that are kept before those of more than one token are built anew; a full chunk and a rest are two.
 const KEPT: usize = 4;
 
 /// What a step is built for: its tokens and the logits that it computes.

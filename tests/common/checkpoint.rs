@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
 use samara::model::{Checkpoint, Config, names};
+use samara::quant::Format;
 use serde_json::{Value, json};
 
 /// A stored tensor: element type, sizes, little-endian bytes.
@@ -97,4 +98,9 @@ pub fn values(model: &Checkpoint) -> Vec<Vec<f32>> {
         values
     };
     model.weights().iter().enumerate().map(read).collect()
+}
+
+/// Returns the format in which a model's embedding is stored.
+pub fn stored(model: &Checkpoint) -> Format {
+    Format::of(model.weights()[0].stored).unwrap()
 }
