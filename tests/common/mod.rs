@@ -6,7 +6,7 @@ pub mod checkpoint;
 use samara::gpu::{Gpu, GpuOptions};
 use samara::kernels::Tier;
 
-/// Opens the default adapter for each tier that it runs; says so when there is none.
+/// Opens the default adapter for each tier that it runs, its own included; says so when there is none.
 ///
 /// With `REQUIRE_GPU=1` a missing adapter is a failure.
 pub fn gpus() -> Vec<Gpu> {
@@ -21,7 +21,8 @@ pub fn gpus() -> Vec<Gpu> {
         runs
     };
     let open = |tier| Gpu::open_with(&GpuOptions { tier: Some(tier), ..GpuOptions::default() }).unwrap();
-    Tier::ALL.into_iter().filter(runs).map(open).collect()
+    let other = Some(own.tier).filter(|tier| !Tier::ALL.contains(tier));
+    Tier::ALL.into_iter().filter(runs).chain(other).map(open).collect()
 }
 
 /// Opens the default adapter at its own tier, or says that there is none.
