@@ -209,6 +209,9 @@ pub struct Cost {
 }
 
 /// One operation on tensors, with everything needed to run, check and cost it.
+///
+/// Shaders run without bounds checks: an implementation asserts in its constructor every shape from which
+/// its shader computes an index, and the shader clamps what it computes from device data.
 pub trait Kernel: Any + fmt::Debug + Send + Sync {
     /// Returns the kernel's name: the stem of both files.
     fn name(&self) -> &'static str;
