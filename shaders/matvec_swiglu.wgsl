@@ -17,29 +17,11 @@ struct Params {
 
 var<workgroup> scratch: array<vec4<f32>, WG>; // of reduce_add4
 
-fn dot16(w: Weight16, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> f32 {
-    return dot(w.a, a) + dot(w.b, b) + dot(w.c, c) + dot(w.d, d);
-}
-
 @compute @workgroup_size(WG)
 fn main(at: Invocation) {
     let first = (at.group.y * at.groups.x + at.group.x) * 2u;
     let gates = min(vec2<u32>(first, first + 1u), vec2<u32>(params.ffn_dim - 1u));
-    let ups = gates + params.ffn_dim;
-    var sums = vec4<f32>(0.0);
-    for (var chunk = at.index; chunk < params.cols / 16u; chunk += WG) {
-        let a = x[chunk * 4u];
-        let b = x[chunk * 4u + 1u];
-        let c = x[chunk * 4u + 2u];
-        let d = x[chunk * 4u + 3u];
-        sums += vec4<f32>(
-            dot16(weight16(gates.x, chunk, params.cols), a, b, c, d),
-            dot16(weight16(gates.y, chunk, params.cols), a, b, c, d),
-            dot16(weight16(ups.x, chunk, params.cols), a, b, c, d),
-            dot16(weight16(ups.y, chunk, params.cols), a, b, c, d),
-        );
-    }
-    let totals = reduce_add4(sums, at);
+    let totals = reduce_add4(row_products(vec4<u32>(gates, gates + params.ffn_dim), at.index, params.cols), at);
     if at.index == 0u {
         let products = totals.xy / (1.0 + exp(min(-totals.xy, vec2<f32>(88.0)))) * totals.zw;
         if first < params.ffn_dim {

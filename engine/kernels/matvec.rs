@@ -61,7 +61,7 @@ impl Kernel for Matvec {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matvec.wgsl"), tier.reduce4(), weight_fragment(self.format)]
+        vec![fragment!("matvec.wgsl"), fragment!("lib/rows.wgsl"), tier.reduce4(), weight_fragment(self.format)]
     }
 
     fn operands(&self) -> Vec<Operand> {

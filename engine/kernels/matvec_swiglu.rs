@@ -58,7 +58,7 @@ impl Kernel for MatvecSwiglu {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matvec_swiglu.wgsl"), tier.reduce4(), weight_fragment(self.format)]
+        vec![fragment!("matvec_swiglu.wgsl"), fragment!("lib/rows.wgsl"), tier.reduce4(), weight_fragment(self.format)]
     }
 
     fn operands(&self) -> Vec<Operand> {
