@@ -37,7 +37,7 @@ fn decode(session: &mut Session, prompt: &[u32], tokens: u64) -> Duration {
 }
 
 fn generate(c: &mut Criterion) {
-    if !samara::gpu::adapters(None).is_ok_and(|found| !found.is_empty()) {
+    if samara::gpu::adapters(None).is_err() {
         eprintln!("skipped: no GPU adapter");
         return;
     }

@@ -5,7 +5,7 @@
 //! use samara::{LoadOptions, Model, sampler::Sampler};
 //!
 //! # fn main() -> samara::Result<()> {
-//! # if samara::gpu::adapters(None)?.is_empty() {
+//! # if samara::gpu::adapters(None).is_err() {
 //! #     eprintln!("skipped: no GPU adapter");
 //! #     return Ok(());
 //! # }

@@ -22,6 +22,20 @@ pub enum DType {
     Q4_0,
 }
 
+impl DType {
+    /// Returns the bytes of one value.
+    ///
+    /// # Panics
+    /// For the quantized types, whose values share scales.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Q8_0 | Self::Q4_0 => panic!("a {self} value has no size of its own"),
+        }
+    }
+}
+
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

@@ -49,7 +49,8 @@ fn refused(output: &Output, code: i32, parts: &[&str]) {
 
 /// Tells whether there is a graphics adapter; without one a test is skipped, or fails if REQUIRE_GPU=1.
 fn gpu() -> bool {
-    let found = samara::gpu::adapters(None).is_ok_and(|adapters| !adapters.is_empty());
+    let found = samara::gpu::adapters(None).is_ok();
+
     assert!(found || std::env::var("REQUIRE_GPU").as_deref() != Ok("1"), "REQUIRE_GPU=1, but no GPU adapter");
     if !found {
         eprintln!("skipped: no GPU adapter");

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use indicatif::BinaryBytes;
-use samara::{Backend, Error, gpu};
+use samara::{Backend, gpu};
 
 use super::Failure;
 
@@ -18,14 +18,8 @@ pub struct DevicesArgs {
 
 /// Runs the subcommand.
 pub fn run(args: DevicesArgs) -> Result<(), Failure> {
-    let adapters = gpu::adapters(args.backend)?;
-    if adapters.is_empty() {
-        return Err(
-            Error::Unsupported("no graphics adapter was found: is a driver installed?".to_owned()).into()
-        );
-    }
     let mut out = io::stdout().lock();
-    for adapter in adapters {
+    for adapter in gpu::adapters(args.backend)? {
         writeln!(out, "{:>2}  {} ({})", adapter.index, adapter.name, adapter.kind)?;
         writeln!(out, "    backend {}, driver {}, tier {}", adapter.backend, adapter.driver, adapter.tier)?;
         let subgroups = match adapter.subgroup_sizes {

@@ -111,9 +111,9 @@ impl AdapterSummary {
 /// Returns the adapters of a backend, or of all of them.
 ///
 /// # Errors
-/// When the backend is not part of this platform.
+/// When there is none.
 pub fn adapters(backend: Option<Backend>) -> Result<Vec<AdapterSummary>> {
-    let found = enumerate(backend, MEMORY_PERCENT);
+    let found = enumerate(backend, MEMORY_PERCENT)?;
     Ok(found.iter().enumerate().map(|(index, adapter)| summary(index, adapter)).collect())
 }
 
@@ -121,8 +121,8 @@ fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
     AdapterSummary::new(index, &adapter.get_info(), adapter.features(), &adapter.limits())
 }
 
-/// Lists adapters, hardware before software.
-fn enumerate(backend: Option<Backend>, memory_percent: u8) -> Vec<wgpu::Adapter> {
+/// Lists adapters, hardware before software; that there is none is an error.
+fn enumerate(backend: Option<Backend>, memory_percent: u8) -> Result<Vec<wgpu::Adapter>> {
     let bits = backend.map_or(wgpu::Backends::PRIMARY, Backend::bits);
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: bits,
@@ -134,13 +134,19 @@ fn enumerate(backend: Option<Backend>, memory_percent: u8) -> Vec<wgpu::Adapter>
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
     let mut found = pollster::block_on(instance.enumerate_adapters(bits));
+    if found.is_empty() {
+        let which = backend.map_or_else(|| "vulkan, metal, dx12".to_owned(), |backend| backend.to_string());
+        return Err(Error::Unsupported(format!(
+            "no GPU adapter was found (looked for {which}); on Linux install a Vulkan driver"
+        )));
+    }
     found.sort_by_key(|adapter| match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
         wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
         wgpu::DeviceType::Cpu => 3,
     });
-    found
+    Ok(found)
 }
 
 /// Share of its memory that an adapter gives away before it counts as full, where its driver tells.
@@ -197,8 +203,8 @@ impl Gpu {
     /// # Errors
     /// When there is no such adapter, or it does not offer the tier that was asked for.
     pub fn open_with(options: &GpuOptions) -> Result<Self> {
-        let found = enumerate(options.backend, options.memory_percent);
-        let index = choose(&found, options.adapter.as_deref(), options.backend)?;
+        let found = enumerate(options.backend, options.memory_percent)?;
+        let index = options.adapter.as_deref().map_or(Ok(0), |choice| choose(&found, choice))?;
         let adapter = &found[index];
         let mut summary = summary(index, adapter);
         if let Some(tier) = options.tier {
@@ -319,19 +325,11 @@ impl Faults {
 }
 
 /// Finds the adapter that a number or a part of a name stands for.
-fn choose(found: &[wgpu::Adapter], choice: Option<&str>, backend: Option<Backend>) -> Result<usize> {
+fn choose(found: &[wgpu::Adapter], choice: &str) -> Result<usize> {
     let names: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
-    if names.is_empty() {
-        let which = backend.map_or_else(|| "vulkan, metal, dx12".to_owned(), |backend| backend.to_string());
-        return Err(Error::Unsupported(format!(
-            "no GPU adapter was found (looked for {which}); on Linux install a Vulkan driver"
-        )));
-    }
-    let Some(choice) = choice else { return Ok(0) };
-    let by_name = |name: &&String| name.to_lowercase().contains(&choice.to_lowercase());
     let index = match choice.parse::<usize>() {
         Ok(index) => (index < names.len()).then_some(index),
-        Err(_) => names.iter().find(by_name).and_then(|name| names.iter().position(|n| n == name)),
+        Err(_) => names.iter().position(|name| name.to_lowercase().contains(&choice.to_lowercase())),
     };
     index.ok_or_else(|| {
         Error::Input(format!(

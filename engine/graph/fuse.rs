@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Op, Role};
+use crate::kernels::Kernel;
 use crate::kernels::add::Add;
 use crate::kernels::add_rms_norm::AddRmsNorm;
 use crate::kernels::attention::Attention;
@@ -173,8 +174,8 @@ fn fuse_qk_norm_rope_at(graph: &mut Graph, index: usize) -> Option<()> {
     let [_, write_index, attention_index] = graph.users(rope.out)[..] else { return None };
     let write = kernel::<KvWrite>(&graph.ops[write_index])?.clone();
     let mix = &graph.ops[attention_index];
-    let (prefill, decode) = (kernel::<Attention>(mix).cloned(), kernel::<AttentionDecode>(mix).cloned());
-    let out = prefill.as_ref().map(|mix| mix.out).or(decode.as_ref().map(|mix| mix.out))?;
+    let decode = kernel::<AttentionDecode>(mix).map(|mix| mix.out);
+    let out = decode.or(kernel::<Attention>(mix).map(|mix| mix.out))?;
 
     let shape = graph.tensors()[out].shape.clone();
     let name = graph.tensors()[norm.out].name.replace("qk_norm", "q");
@@ -216,7 +217,7 @@ fn matmul_swiglu(graph: &mut Graph) {
     }
 }
 
-fn match_matmul_swiglu(graph: &Graph, index: usize) -> Option<(usize, Box<dyn crate::kernels::Kernel>)> {
+fn match_matmul_swiglu(graph: &Graph, index: usize) -> Option<(usize, Box<dyn Kernel>)> {
     let op = &graph.ops[index];
     let tensors = graph.tensors();
     let (x, weight, projected) = match (kernel::<Matvec>(op), kernel::<Matmul>(op)) {
@@ -226,7 +227,7 @@ fn match_matmul_swiglu(graph: &Graph, index: usize) -> Option<(usize, Box<dyn cr
     };
     let (swiglu_index, swiglu) = graph.only_user::<Swiglu>(projected, index)?;
     let out = swiglu.out;
-    let fused: Box<dyn crate::kernels::Kernel> = if kernel::<Matvec>(op).is_some() {
+    let fused: Box<dyn Kernel> = if kernel::<Matvec>(op).is_some() {
         Box::new(MatvecSwiglu::new(tensors, x, weight, out))
     } else {
         Box::new(MatmulSwiglu::new(tensors, x, weight, out))

@@ -8,7 +8,7 @@
 use std::ops::RangeInclusive;
 
 use crate::graph::{Graph, Role};
-use crate::tensor::{DType, TensorDesc, TensorId};
+use crate::tensor::{TensorDesc, TensorId};
 
 /// Buffers of a graph's activations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,10 +65,5 @@ pub fn plan(graph: &Graph) -> Plan {
 
 /// Returns the bytes of an unquantized tensor.
 pub fn bytes(desc: &TensorDesc) -> u64 {
-    let size = match desc.dtype {
-        DType::F32 | DType::U32 => 4,
-        DType::F16 | DType::Bf16 => 2,
-        DType::Q8_0 | DType::Q4_0 => unreachable!("only weights are quantized"),
-    };
-    (desc.shape.elements() * size).next_multiple_of(4) as u64
+    (desc.shape.elements() * desc.dtype.size()).next_multiple_of(4) as u64
 }

@@ -40,8 +40,7 @@ impl Cache {
 
     /// Returns the bytes of `rows` keys, or values, of every head.
     pub(super) fn bytes(self, rows: usize) -> u64 {
-        let size = if self.dtype == DType::F16 { 2 } else { 4 };
-        (size * self.kv_heads * rows * self.head_dim) as u64
+        (self.dtype.size() * self.kv_heads * rows * self.head_dim) as u64
     }
 
     /// Returns where the first token of a step of `tokens` goes, clamped as the shaders do.

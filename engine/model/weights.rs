@@ -17,10 +17,9 @@ use super::scaling::Size;
 use super::synth::Stream;
 use super::{demo, names};
 use crate::error::{Error, Result};
+use crate::quant::Format;
 use crate::tensor::{DType, Shape};
 
-/// Largest magnitude of an f16.
-const F16_MAX: f32 = 65504.0;
 /// Values that [`Checkpoint::fits_f16`] holds at a time.
 const SCAN: usize = 1 << 16;
 /// Where weights lie in a model's directory, by the first that is there; the second lists shards.
@@ -217,8 +216,7 @@ impl Checkpoint {
             Source::Files(files, places) => {
                 let (file, start) = places[index];
                 widen(stored, files[file].data(byte_range(start, &rows, cols, stored)), out);
-                let damaged = |value: &f32| !value.is_finite();
-                self.expect_none(index, rows.start, out, "is not a finite number", damaged)
+                self.expect_finite(index, rows.start, out)
             }
         }
     }
@@ -249,34 +247,32 @@ impl Checkpoint {
         }
         let step = (SCAN / cols).max(1);
         let mut values = vec![0.0; step * cols];
+        let largest = Format::F16.largest();
         for start in (0..rows).step_by(step) {
             let part = start..rows.min(start + step);
             let values = &mut values[..part.len() * cols];
-            self.read_rows(index, part, values)?;
+            self.read_rows(index, part.clone(), values)?;
+            self.release(index, part);
             // Judged without leaving early, so that the loop runs on vectors.
-            if values.iter().fold(false, |any, value| any | (value.abs() > F16_MAX)) {
+            if values.iter().fold(false, |any, value| any | (value.abs() > largest)) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn expect_none(
-        &self,
-        index: usize,
-        first_row: usize,
-        values: &[f32],
-        what: &str,
-        wrong: impl Fn(&f32) -> bool,
-    ) -> Result<()> {
+    /// Refuses a NaN or an infinity in rows read from `first_row` on.
+    fn expect_finite(&self, index: usize, first_row: usize, values: &[f32]) -> Result<()> {
         // The whole is judged without leaving early, so that the loop runs on vectors.
-        if !values.iter().fold(false, |any, value| any | wrong(value)) {
+        if values.iter().fold(true, |all, value| all & value.is_finite()) {
             return Ok(());
         }
-        let at = values.iter().position(wrong).expect("one of them is wrong");
+        let at = values.iter().position(|value| !value.is_finite()).expect("one of them is not finite");
         let WeightInfo { name, cols, .. } = &self.weights[index];
         let (row, col, value) = (first_row + at / cols, at % cols, values[at]);
-        Err(Error::Model(format!("tensor `{name}`: the value at row {row}, column {col}, {value}, {what}")))
+        Err(Error::Model(format!(
+            "tensor `{name}`: the value at row {row}, column {col}, {value}, is not a finite number"
+        )))
     }
 
     fn assert_within(&self, index: usize, rows: &Range<usize>) {

@@ -51,10 +51,7 @@ impl KvFormat {
 
     /// Returns the bytes of `values` values.
     pub fn bytes(self, values: u64) -> u64 {
-        match self {
-            Self::F16 => values * 2,
-            Self::F32 => values * 4,
-        }
+        values * self.dtype().size() as u64
     }
 }
 

@@ -219,9 +219,9 @@ impl Session {
 
 /// `-log softmax(row)[id]` in nats.
 fn nll(row: &[f32], id: u32) -> f64 {
-    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = row.iter().map(|&v| f64::from(v - top).exp()).sum();
-    sum.ln() - f64::from(row[id as usize] - top)
+    let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = row.iter().map(|&v| (f64::from(v) - top).exp()).sum();
+    sum.ln() + top - f64::from(row[id as usize])
 }
 
 /// The tokens that a session generates; see [`Session::generate`].
