@@ -82,7 +82,7 @@ fn kernels(c: &mut Criterion) {
             once.run(&gpu);
             buffers.check(&gpu, case).expect("the device runs");
             let batch = Executor::new(&gpu, (0..BATCH).map(|_| kernel()), &buffers).expect("a kernel builds");
-            group.throughput(Throughput::Bytes(case.kernel.cost().bytes));
+            group.throughput(Throughput::Bytes(case.cost().bytes()));
             group.bench_function(&case.label, |b| b.iter_custom(|iterations| time(&gpu, &batch, iterations)));
         }
     }

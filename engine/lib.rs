@@ -27,6 +27,7 @@
 //! [`session`] asks [`model`] for the [`graph`] of one step, built of primitive operations on
 //! [`kernels`]; named rules fuse it; a plan gives its activations buffers; [`gpu`] builds every pipeline
 //! and bind group once and then only replays. Everything but `gpu` is plain data and never names `wgpu`.
+//! [`instruments`] measure all of it, and check before they time.
 //!
 //! # Dimensions
 //!
@@ -45,8 +46,10 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod files;
 pub mod gpu;
 pub mod graph;
+pub mod instruments;
 pub mod kernels;
 pub mod model;
 pub mod quant;
@@ -54,6 +57,7 @@ pub mod sampler;
 pub mod session;
 pub mod tensor;
 pub mod tokenizer;
+pub mod translate;
 
 pub use error::{Error, Result};
 pub use gpu::Backend;

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use samara::graph::plan::{Plan, bytes, lifetime, plan};
 use samara::graph::{Graph, Role};
-use samara::kernels::{Cost, Dispatch, Fragment, Kernel, Memory, Operand, Tier};
+use samara::kernels::{Choice, Cost, Dispatch, Fragment, Kernel, Memory, Operand, Tier};
 use samara::tensor::{DType, TensorId};
 
 /// A kernel that only has operands.
@@ -24,11 +24,15 @@ impl Kernel for Touch {
         self.0.clone()
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        String::new()
+    }
+
+    fn dispatch(&self, _tier: Tier, _choice: &Choice) -> Dispatch {
         Dispatch { overrides: Vec::new(), params: Vec::new(), grid: [1; 3] }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _position: usize) -> Cost {
         Cost::default()
     }
 

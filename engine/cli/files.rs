@@ -1,6 +1,6 @@
-//! What subcommands read and write: texts, lists of token ids, result files.
+//! What subcommands read: texts and lists of token ids.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 
 use samara::{Error, Result};
@@ -71,24 +71,6 @@ pub fn check_ids(ids: &[u32], vocab: usize) -> Result<()> {
     }
 }
 
-/// Writes a whole file or nothing: a neighbour is written first and then takes the file's name.
-pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
-    let mut name = path
-        .file_name()
-        .map(ToOwned::to_owned)
-        .ok_or_else(|| Error::Input(format!("`{}` is not the name of a file", path.display())))?;
-    name.push(format!(".{}.part", std::process::id()));
-    let part = path.with_file_name(name);
-    let written = std::fs::File::create(&part)
-        .and_then(|mut file| file.write_all(contents).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&part, path));
-    written.map_err(|e| {
-        // The first error is the one to report; there may be no neighbour to remove.
-        let _ = std::fs::remove_file(&part);
-        Error::io("write", path, e)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,18 +112,5 @@ mod tests {
         assert!(message.contains("byte offset 4 (0xff)"), "{message}");
         let message = utf8(b"a\xe2\x82".to_vec(), "`x`").unwrap_err().to_string();
         assert!(message.contains("byte offset 1 (0xe2)"), "{message}");
-    }
-
-    #[test]
-    fn files_are_replaced_whole_and_leave_nothing_beside_them() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("out.json");
-        std::fs::write(&path, "before").unwrap();
-        write_whole(&path, b"after").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"after");
-        assert!(write_whole(&directory.path().join("none/out.json"), b"").is_err());
-        std::fs::create_dir(directory.path().join("taken")).unwrap();
-        assert!(write_whole(&directory.path().join("taken"), b"").is_err());
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 }

@@ -61,7 +61,7 @@ pub fn run(args: LogitsArgs) -> Result<(), Failure> {
     let greedy_ids = greedy(&mut session, args.new)?;
     let report = Report { prompt_ids, greedy_ids, last_logits, prompt_mean_nll };
     let json = serde_json::to_vec(&report).map_err(|e| Error::io("write", &args.out, e.into()))?;
-    Ok(files::write_whole(&args.out, &json)?)
+    Ok(samara::files::write_whole(&args.out, &json)?)
 }
 
 /// Returns the next `n` tokens, one step each and never stopping early: what golden files hold.

@@ -1,5 +1,8 @@
 //! Buffers and the bytes in them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
@@ -7,12 +10,51 @@ use crate::gpu::Gpu;
 use crate::quant::Format;
 use crate::tensor::{DType, TensorDesc};
 
+/// Bytes of the buffers that exist, and the most there were at once.
+#[derive(Debug, Default)]
+pub(super) struct Usage {
+    now: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Usage {
+    pub(super) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn forget_peak(&self) {
+        self.peak.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// The share of one buffer in a device's [`Usage`], as long as any range of it exists.
+#[derive(Debug)]
+struct Share {
+    usage: Arc<Usage>,
+    bytes: u64,
+}
+
+impl Share {
+    fn new(usage: &Arc<Usage>, bytes: u64) -> Arc<Self> {
+        let now = usage.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        usage.peak.fetch_max(now, Ordering::Relaxed);
+        Arc::new(Self { usage: Arc::clone(usage), bytes })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.usage.now.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// A part of a buffer that holds one tensor, or one plane of a weight.
 #[derive(Clone, Debug)]
 pub struct BufferRange {
-    pub(crate) buffer: wgpu::Buffer,
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
+    pub(super) buffer: wgpu::Buffer,
+    _share: Arc<Share>,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
 }
 
 impl BufferRange {
@@ -31,10 +73,10 @@ impl BufferRange {
             "a slice of {bytes} bytes at {offset} leaves {} bytes",
             self.bytes
         );
-        Self { buffer: self.buffer.clone(), offset: self.offset + offset, bytes }
+        Self { offset: self.offset + offset, bytes, ..self.clone() }
     }
 
-    pub(crate) fn binding(&self) -> wgpu::BindingResource<'_> {
+    pub(super) fn binding(&self) -> wgpu::BindingResource<'_> {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: &self.buffer,
             offset: self.offset,
@@ -57,20 +99,24 @@ impl Gpu {
                 summary.name
             )));
         }
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size: bytes.next_multiple_of(4),
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
+        let range = self.buffer(label, bytes.next_multiple_of(4), usage);
         if pollster::block_on(scope.pop()).is_some() {
             return Err(Error::Gpu(format!(
                 "adapter `{}` is out of memory: `{label}` takes {bytes} bytes more",
                 summary.name
             )));
         }
-        Ok(BufferRange { buffer, offset: 0, bytes: bytes.next_multiple_of(4) })
+        Ok(range)
+    }
+
+    /// Creates a buffer and counts it.
+    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> BufferRange {
+        let descriptor =
+            wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };
+        let buffer = self.device.create_buffer(&descriptor);
+        BufferRange { buffer, _share: Share::new(&self.usage, bytes), offset: 0, bytes }
     }
 
     /// Writes words into a range, `offset` bytes from its start.
@@ -91,24 +137,19 @@ impl Gpu {
 /// A buffer that the host can read, kept for many read-backs.
 #[derive(Debug)]
 pub struct Readback {
-    buffer: wgpu::Buffer,
+    whole: BufferRange,
 }
 
 impl Readback {
     /// Creates a buffer for at most `bytes`.
     pub fn new(gpu: &Gpu, bytes: u64) -> Self {
-        let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("readback"),
-            size: bytes,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        Self { buffer }
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        Self { whole: gpu.buffer("readback", bytes, usage) }
     }
 
     /// Records the copy of a range to the start of the buffer.
-    pub(crate) fn copy(&self, encoder: &mut wgpu::CommandEncoder, range: &BufferRange) {
-        encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &self.buffer, 0, range.bytes);
+    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder, range: &BufferRange) {
+        encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &self.whole.buffer, 0, range.bytes);
     }
 
     /// Copies a range, waits for it and hands its bytes to `take`.
@@ -118,7 +159,7 @@ impl Readback {
     pub fn read<R>(&self, gpu: &Gpu, range: &BufferRange, take: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.copy(&mut encoder, range);
-        gpu.queue.submit([encoder.finish()]);
+        gpu.submit(encoder, 0);
         self.map(gpu, range.bytes, take)
     }
 
@@ -127,13 +168,14 @@ impl Readback {
     /// # Errors
     /// When the device was lost.
     pub fn map<R>(&self, gpu: &Gpu, bytes: u64, take: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        let slice = self.buffer.slice(..bytes);
+        let buffer = &self.whole.buffer;
+        let slice = buffer.slice(..bytes);
         slice.map_async(wgpu::MapMode::Read, |_| ());
         let waited = gpu.wait();
         // What was mapped is unmapped whatever else went wrong: the next read-back needs the buffer.
         let taken = slice.get_mapped_range().map(|view| take(&view));
         if taken.is_ok() {
-            self.buffer.unmap();
+            buffer.unmap();
         }
         waited?;
         taken.map_err(|e| Error::Gpu(format!("a read-back failed: {e}")))

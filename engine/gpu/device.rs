@@ -2,11 +2,15 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::gpu::buffer::Usage;
 use crate::gpu::pipeline::Pipelines;
-use crate::kernels::Tier;
+use crate::gpu::timing::Clock;
+use crate::gpu::tuning::Tuning;
+use crate::kernels::{Shaders, Tier};
 
 /// A graphics API that samara runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,8 +71,10 @@ pub struct AdapterSummary {
     pub kind: String,
     /// Whether the adapter is a program on the CPU: correct, but no measure of any GPU.
     pub software: bool,
-    /// The kernel variants it runs.
+    /// The kernel variants it runs: all that it offers but matrix units, unless a tier was asked for.
     pub tier: Tier,
+    /// Whether it has matrix units that samara can use: the tier `coop`.
+    pub matrix_units: bool,
     /// Largest storage binding, in bytes; larger weights are split.
     pub max_binding_bytes: u64,
     /// Largest buffer, in bytes.
@@ -82,7 +88,13 @@ pub struct AdapterSummary {
 }
 
 impl AdapterSummary {
-    fn new(index: usize, info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Self {
+    fn new(
+        index: usize,
+        info: &wgpu::AdapterInfo,
+        features: wgpu::Features,
+        limits: &wgpu::Limits,
+        matrix_units: bool,
+    ) -> Self {
         let kind = match info.device_type {
             wgpu::DeviceType::DiscreteGpu => "discrete GPU",
             wgpu::DeviceType::IntegratedGpu => "integrated GPU",
@@ -98,7 +110,8 @@ impl AdapterSummary {
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             kind: kind.to_owned(),
             software: info.device_type == wgpu::DeviceType::Cpu,
-            tier: Tier { f16: features.contains(wgpu::Features::SHADER_F16), subgroup },
+            tier: Tier { f16: features.contains(wgpu::Features::SHADER_F16), subgroup, coop: false },
+            matrix_units,
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,
             workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
@@ -106,6 +119,20 @@ impl AdapterSummary {
             subgroup_sizes: subgroup.then_some((info.subgroup_min_size, info.subgroup_max_size)),
         }
     }
+}
+
+impl AdapterSummary {
+    /// Returns the tier with everything that the adapter offers.
+    pub fn offered(&self) -> Tier {
+        Tier { coop: self.matrix_units, ..self.tier }
+    }
+}
+
+/// Lets a device have features that wgpu calls experimental.
+fn experimental() -> wgpu::ExperimentalFeatures {
+    // SAFETY: the one such feature in use is cooperative matrices, and only where a tier with them was asked
+    // for; every kernel that uses them loads and stores whole tiles within its buffers, as its cases check.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 /// Returns the adapters of a backend, or of all of them.
@@ -118,7 +145,21 @@ pub fn adapters(backend: Option<Backend>) -> Result<Vec<AdapterSummary>> {
 }
 
 fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
-    AdapterSummary::new(index, &adapter.get_info(), adapter.features(), &adapter.limits())
+    let features = adapter.features();
+    let matrix_units = has_matrix_units(adapter, features);
+    AdapterSummary::new(index, &adapter.get_info(), features, &adapter.limits(), matrix_units)
+}
+
+/// Tells whether the adapter multiplies 16x16 tiles of f16 and sums in f32.
+fn has_matrix_units(adapter: &wgpu::Adapter, features: wgpu::Features) -> bool {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::SUBGROUP;
+    let fits = |p: &wgpu::CooperativeMatrixProperties| {
+        [p.m_size, p.n_size, p.k_size] == [16; 3] && p.ab_type == F16 && p.cr_type == F32
+    };
+    features.contains(needed) && adapter.cooperative_matrix_properties().iter().any(fits)
 }
 
 /// Lists adapters, hardware before software; that there is none is an error.
@@ -174,18 +215,34 @@ impl Default for GpuOptions {
 /// An opened device with its queue and compiled kernels.
 #[derive(Debug)]
 pub struct Gpu {
-    pub(crate) device: wgpu::Device,
-    pub(crate) queue: wgpu::Queue,
-    pub(crate) pipelines: Pipelines,
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) pipelines: Pipelines,
+    pub(super) usage: Arc<Usage>,
     summary: AdapterSummary,
+    clock: Clock,
+    shaders: Shaders,
+    tuning: Tuning,
+    submits: AtomicU64,
+    dispatches: AtomicU64,
     faults: Faults,
+}
+
+/// What a device was asked to do since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Submissions to the queue.
+    pub submits: u64,
+    /// Dispatches in them.
+    pub dispatches: u64,
 }
 
 impl Gpu {
     /// Opens an adapter by number or part of its name; without a choice the first, hardware before
     /// software.
     ///
-    /// `SAMARA_TIER=plain|f16|subgroup` in the environment masks features above that tier.
+    /// `SAMARA_TIER=plain|f16|subgroup` in the environment masks features above that tier; `coop` adds
+    /// matrix units.
     ///
     /// # Errors
     /// When there is no such adapter, or it does not offer the tier that was asked for.
@@ -208,10 +265,11 @@ impl Gpu {
         let adapter = &found[index];
         let mut summary = summary(index, adapter);
         if let Some(tier) = options.tier {
-            if tier.f16 && !summary.tier.f16 || tier.subgroup && !summary.tier.subgroup {
+            if !tier.within(summary.offered()) {
                 return Err(Error::Unsupported(format!(
                     "adapter `{}` runs tier {}, not the tier {tier} that was asked for",
-                    summary.name, summary.tier
+                    summary.name,
+                    summary.offered()
                 )));
             }
             summary.tier = tier;
@@ -219,6 +277,8 @@ impl Gpu {
         let mut required_features = wgpu::Features::empty();
         required_features.set(wgpu::Features::SHADER_F16, summary.tier.f16);
         required_features.set(wgpu::Features::SUBGROUP, summary.tier.subgroup);
+        required_features.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, summary.tier.coop);
+        required_features |= adapter.features() & Clock::FEATURES;
         // Only how large a buffer may be is raised above WebGPU's defaults; kernels fit the defaults.
         let offered = adapter.limits();
         let mut required_limits = wgpu::Limits::default().or_worse_values_from(&offered);
@@ -228,6 +288,7 @@ impl Gpu {
             label: Some("samara"),
             required_features,
             required_limits,
+            experimental_features: if summary.tier.coop { experimental() } else { Default::default() },
             // Weights are few and large: in blocks of their own size nothing is left over.
             memory_hints: wgpu::MemoryHints::Manual {
                 suballocated_device_memory_block_size: 4 << 20..8 << 20,
@@ -236,7 +297,9 @@ impl Gpu {
         }));
         let (device, queue) = opened
             .map_err(|e| Error::Unsupported(format!("adapter `{}` cannot be opened: {e}", summary.name)))?;
-        Ok(Self::watch(device, queue, summary))
+        let tuning = Tuning::of_user(&summary)?;
+        let faults = Faults::watching(&device);
+        Ok(Self::new(device, queue, summary, tuning, faults))
     }
 
     /// Takes a device that the caller opened; its tier follows from the features it was opened with.
@@ -244,19 +307,99 @@ impl Gpu {
     /// The device's handlers of uncaptured errors and of its loss stay the caller's: what wgpu reports there
     /// is not among the errors that samara returns.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        let summary = AdapterSummary::new(0, &device.adapter_info(), device.features(), &device.limits());
-        Self { device, queue, pipelines: Pipelines::default(), summary, faults: Faults::default() }
+        let info = device.adapter_info();
+        let summary = AdapterSummary::new(0, &info, device.features(), &device.limits(), false);
+        // What the environment asks for in vain is no reason to refuse a device.
+        let tuning = Tuning::of_user(&summary).unwrap_or_default();
+        Self::new(device, queue, summary, tuning, Faults::default())
     }
 
-    /// Takes a device of our own and keeps what its handlers hear of.
-    fn watch(device: wgpu::Device, queue: wgpu::Queue, summary: AdapterSummary) -> Self {
-        let faults = Faults::default();
-        let (raised, lost) = (faults.clone(), faults.clone());
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| raised.note(error.to_string(), false)));
-        device.set_device_lost_callback(move |_, message| {
-            lost.note(format!("the device was lost: {message}"), true);
-        });
-        Self { device, queue, pipelines: Pipelines::default(), summary, faults }
+    fn new(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        summary: AdapterSummary,
+        tuning: Tuning,
+        faults: Faults,
+    ) -> Self {
+        Self {
+            clock: Clock::of(device.features()),
+            device,
+            queue,
+            summary,
+            tuning,
+            faults,
+            pipelines: Pipelines::default(),
+            usage: Arc::default(),
+            shaders: Shaders::default(),
+            submits: AtomicU64::new(0),
+            dispatches: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns the files that stand in for built-in shaders.
+    pub fn shaders(&self) -> &Shaders {
+        &self.shaders
+    }
+
+    /// Replaces built-in shaders for every kernel that is built from now on.
+    pub fn set_shaders(&mut self, shaders: Shaders) {
+        self.shaders = shaders;
+    }
+
+    /// Returns the tuned values.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Sets the tuned values of every kernel that is built from now on.
+    pub fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+    }
+
+    /// Returns how the device's time is taken.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Chooses another clock.
+    ///
+    /// # Errors
+    /// When the device does not have it.
+    pub fn set_clock(&mut self, clock: Clock) -> Result<()> {
+        let own = Clock::of(self.device.features());
+        if clock > own {
+            return Err(Error::Unsupported(format!(
+                "adapter `{}` does not have {clock}; it has {own}",
+                self.summary.name
+            )));
+        }
+        self.clock = clock;
+        Ok(())
+    }
+
+    /// Returns what the device was asked to do so far.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            submits: self.submits.load(Ordering::Relaxed),
+            dispatches: self.dispatches.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns the most bytes that samara's buffers took at once; a driver's own memory comes on top.
+    pub fn peak_bytes(&self) -> u64 {
+        self.usage.peak()
+    }
+
+    /// Forgets the peak: what exists now is the most from now on.
+    pub fn forget_peak(&self) {
+        self.usage.forget_peak();
+    }
+
+    /// Submits an encoder that records `dispatches` dispatches.
+    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder, dispatches: usize) {
+        self.queue.submit([encoder.finish()]);
+        self.submits.fetch_add(1, Ordering::Relaxed);
+        self.dispatches.fetch_add(dispatches as u64, Ordering::Relaxed);
     }
 
     /// Returns what is known of the adapter, with the tier in use.
@@ -286,6 +429,7 @@ impl Gpu {
     /// When the device was lost or raised an error.
     pub fn flush(&self) -> Result<()> {
         self.queue.submit([]);
+        self.submits.fetch_add(1, Ordering::Relaxed);
         self.wait()
     }
 
@@ -311,6 +455,17 @@ struct Fault {
 }
 
 impl Faults {
+    /// Keeps what the handlers of a device of our own hear of.
+    fn watching(device: &wgpu::Device) -> Self {
+        let faults = Self::default();
+        let (raised, lost) = (faults.clone(), faults.clone());
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| raised.note(error.to_string(), false)));
+        device.set_device_lost_callback(move |_, message| {
+            lost.note(format!("the device was lost: {message}"), true);
+        });
+        faults
+    }
+
     fn note(&self, message: String, lost: bool) {
         let mut fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         fault.message.get_or_insert(message);

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::buffer::{BufferRange, Readback};
 use crate::gpu::pipeline::Pipeline;
-use crate::kernels::{Access, Kernel};
+use crate::kernels::{Access, Dispatch, Kernel};
 use crate::tensor::TensorId;
 
 /// Workgroups of a dispatch in one dimension, WebGPU's default limit.
@@ -21,11 +21,11 @@ pub trait Bindings {
 /// Kernels with their pipelines, parameters and bind groups, ready to be recorded any number of times.
 #[derive(Debug)]
 pub struct Executor {
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 #[derive(Debug)]
-struct Step {
+pub(super) struct Step {
     pipeline: Arc<Pipeline>,
     groups: Vec<wgpu::BindGroup>,
     grid: [u32; 3],
@@ -42,12 +42,13 @@ impl Executor {
         bindings: &impl Bindings,
     ) -> Result<Self> {
         let kernels: Vec<(&str, &dyn Kernel)> = kernels.collect();
-        let params = params_arena(gpu, &kernels);
-        let steps = kernels
-            .iter()
-            .zip(&params)
-            .map(|(&(label, kernel), params)| Step::new(gpu, label, kernel, params, bindings))
-            .collect::<Result<Vec<_>>>()?;
+        let dispatches: Vec<Dispatch> = kernels.iter().map(|(_, kernel)| gpu.dispatch(*kernel)).collect();
+        let params = params_arena(gpu, &dispatches);
+        let steps = kernels.iter().zip(&dispatches).zip(&params);
+        let step = |((&(label, kernel), dispatch), params)| {
+            Step::new(gpu, label, kernel, dispatch, params, bindings)
+        };
+        let steps = steps.map(step).collect::<Result<Vec<_>>>()?;
         gpu.check()?;
         Ok(Self { steps })
     }
@@ -55,14 +56,17 @@ impl Executor {
     /// Records every step into one compute pass.
     fn record(&self, encoder: &mut wgpu::CommandEncoder) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for step in &self.steps {
-            pass.set_pipeline(&step.pipeline.pipeline);
-            for (index, group) in (0u32..).zip(&step.groups) {
-                pass.set_bind_group(index, group, &[]);
-            }
-            let [x, y, z] = step.grid;
-            pass.dispatch_workgroups(x, y, z);
-        }
+        self.steps.iter().for_each(|step| step.record(&mut pass));
+    }
+
+    /// Returns the number of steps.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Tells whether there is no step.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
     }
 
     /// Submits every step once and does not wait.
@@ -79,7 +83,7 @@ impl Executor {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.record(&mut encoder);
         then(&mut encoder);
-        gpu.queue.submit([encoder.finish()]);
+        gpu.submit(encoder, self.steps.len());
     }
 }
 
@@ -88,21 +92,22 @@ impl Step {
         gpu: &Gpu,
         label: &str,
         kernel: &dyn Kernel,
+        dispatch: &Dispatch,
         params: &BufferRange,
         bindings: &impl Bindings,
     ) -> Result<Self> {
-        let grid = kernel.dispatch(gpu.tier()).grid;
+        let grid = dispatch.grid;
         if let Some(groups) = grid.iter().find(|&&groups| groups > MAX_GROUPS) {
             return Err(Error::Unsupported(format!(
                 "`{label}` takes {groups} workgroups in one dimension; a dispatch has at most {MAX_GROUPS}"
             )));
         }
-        let pipeline = gpu.pipeline(kernel)?;
         let mut resources: [Vec<&BufferRange>; 2] = [vec![params], vec![]];
         for operand in kernel.operands() {
             let group = usize::from(operand.access == Access::Weight);
             resources[group].extend(bindings.ranges(operand.tensor));
         }
+        let pipeline = gpu.pipeline(kernel, dispatch, resources[1].len())?;
         let groups = pipeline.layouts.iter().zip(&resources).map(|(layout, ranges)| {
             let entries: Vec<wgpu::BindGroupEntry<'_>> = (0u32..)
                 .zip(ranges)
@@ -114,26 +119,30 @@ impl Step {
         let groups = groups.collect();
         Ok(Self { pipeline, groups, grid })
     }
+
+    pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline.pipeline);
+        for (index, group) in (0u32..).zip(&self.groups) {
+            pass.set_bind_group(index, group, &[]);
+        }
+        let [x, y, z] = self.grid;
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 /// Writes the parameters of every kernel into one uniform buffer and returns the part of each.
-fn params_arena(gpu: &Gpu, kernels: &[(&str, &dyn Kernel)]) -> Vec<BufferRange> {
+fn params_arena(gpu: &Gpu, dispatches: &[Dispatch]) -> Vec<BufferRange> {
     let align = u64::from(gpu.device.limits().min_uniform_buffer_offset_alignment);
     let mut bytes: Vec<u8> = Vec::new();
     let mut places = Vec::new();
-    for (_, kernel) in kernels {
-        let params = kernel.dispatch(gpu.tier()).params;
+    for Dispatch { params, .. } in dispatches {
         bytes.resize((bytes.len() as u64).next_multiple_of(align) as usize, 0);
         places.push((bytes.len() as u64, params.len() as u64));
         bytes.extend(params);
     }
-    let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("params"),
-        size: (bytes.len() as u64).next_multiple_of(16),
-        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    gpu.queue.write_buffer(&buffer, 0, &bytes);
-    places.into_iter().map(|(offset, bytes)| BufferRange { buffer: buffer.clone(), offset, bytes }).collect()
+    let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+    bytes.resize(bytes.len().next_multiple_of(16), 0);
+    let arena = gpu.buffer("params", bytes.len() as u64, usage);
+    gpu.write(&arena, 0, &bytes);
+    places.into_iter().map(|(offset, bytes)| arena.slice(offset, bytes)).collect()
 }

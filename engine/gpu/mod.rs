@@ -4,8 +4,12 @@ mod buffer;
 mod device;
 mod executor;
 mod pipeline;
+mod timing;
+mod tuning;
 
 pub use buffer::{BufferRange, Readback, pack_values, unpack_values};
-pub use device::{AdapterSummary, Backend, Gpu, GpuOptions, adapters};
+pub use device::{AdapterSummary, Backend, Counters, Gpu, GpuOptions, adapters};
 pub use executor::{Bindings, Executor};
+pub use timing::{Clock, Span};
+pub use tuning::{Tuned, Tuning};
 pub use wgpu;

@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Sum of two activations.
@@ -26,9 +26,6 @@ struct Params {
 }
 
 const _: () = assert!(size_of::<Params>() == 4);
-
-/// Invocations of a workgroup: small, so that the 320 vectors of a decode step spread over the device.
-const WG: usize = 64;
 
 impl Add {
     /// Returns the sum of `a` and `b` into `out`.
@@ -58,17 +55,27 @@ impl Kernel for Add {
         vec![Operand::read(self.a), Operand::read(self.b), Operand::write(self.out)]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("{}", self.elements)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(64)]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+        let wg = choice.of(&self.tunables()[0]);
         let vectors = self.elements / 4;
         Dispatch {
-            overrides: vec![("WG", WG as f64)],
+            overrides: vec![("WG", f64::from(wg))],
             params: bytemuck::bytes_of(&Params { vectors: dim(vectors) }).to_vec(),
-            grid: [dim(vectors.div_ceil(WG)), 1, 1],
+            grid: [dim(vectors.div_ceil(wg as usize)), 1, 1],
         }
     }
 
-    fn cost(&self) -> Cost {
-        Cost { bytes: 12 * self.elements as u64, flops: self.elements as u64 }
+    fn cost(&self, _position: usize) -> Cost {
+        let n = self.elements as u64;
+        Cost { read: 8 * n, written: 4 * n, flops: n }
     }
 
     fn reference(&self, memory: &mut Memory) {

@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Sum of two activations and its root-mean-square norm, row by row.
@@ -78,18 +78,26 @@ impl Kernel for AddRmsNorm {
         ]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, D {}", self.tokens, self.model_dim)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(if self.model_dim >= 1024 { 256 } else { 64 })]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let params = Params { model_dim: dim(self.model_dim), eps: self.eps };
         Dispatch {
-            overrides: vec![("WG", if self.model_dim >= 1024 { 256.0 } else { 64.0 })],
+            overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0])))],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [dim(self.tokens), 1, 1],
         }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _position: usize) -> Cost {
         let n = (self.tokens * self.model_dim) as u64;
-        Cost { bytes: 4 * (4 * n + self.model_dim as u64), flops: 5 * n }
+        Cost { read: 8 * n + 4 * self.model_dim as u64, written: 8 * n, flops: 5 * n }
     }
 
     fn reference(&self, memory: &mut Memory) {

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// What stands for the index where every logit is NaN.
@@ -73,21 +73,30 @@ impl Kernel for Argmax {
         ]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("V {}", self.vocabulary)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(256)]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let params = Params {
             first: dim((self.rows - 1) * self.vocabulary),
             vocabulary: dim(self.vocabulary),
             advance: dim(self.advance),
         };
         Dispatch {
-            overrides: vec![("WG", 256.0)],
+            overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0])))],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [1, 1, 1],
         }
     }
 
-    fn cost(&self) -> Cost {
-        Cost { bytes: 4 * self.vocabulary as u64 + 12, flops: self.vocabulary as u64 }
+    fn cost(&self, _position: usize) -> Cost {
+        let vocabulary = self.vocabulary as u64;
+        Cost { read: 4 * vocabulary + 4, written: 8, flops: vocabulary }
     }
 
     fn reference(&self, memory: &mut Memory) {

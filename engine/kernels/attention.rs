@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::cache::Cache;
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Attention of `T` tokens over the KV cache.
@@ -103,7 +103,11 @@ impl Kernel for Attention {
         ]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, H {}, {}", self.tokens, self.query_heads, self.cache)
+    }
+
+    fn dispatch(&self, _tier: Tier, _choice: &Choice) -> Dispatch {
         let [cols, rows] = self.tile();
         let tiles = (self.tokens * self.query_heads / self.cache.kv_heads).div_ceil(rows);
         let params = Params {
@@ -123,14 +127,15 @@ impl Kernel for Attention {
         }
     }
 
-    /// Counts the last `T` tokens of a full cache: the position is known to the device alone.
-    fn cost(&self) -> Cost {
-        let row = (self.query_heads * self.cache.head_dim) as u64;
-        let (tokens, capacity) = (self.tokens as u64, self.cache.capacity as u64);
-        let seen = tokens * (2 * capacity - tokens + 1) / 2;
+    fn cost(&self, position: usize) -> Cost {
+        let rows = (self.tokens * self.query_heads * self.cache.head_dim) as u64;
+        let first = self.cache.clamp(position, self.tokens);
+        // Token t sees first + t + 1 keys: half of what all of them see, twice.
+        let seen_twice = (2 * first + self.tokens + 1) as u64;
         Cost {
-            bytes: 8 * tokens * row + 2 * self.cache.bytes(self.cache.capacity) + 4,
-            flops: 4 * row * seen,
+            read: 4 * rows + 2 * self.cache.bytes(first + self.tokens) + 4,
+            written: 4 * rows,
+            flops: 2 * rows * seen_twice,
         }
     }
 

@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::cache::Cache;
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Attention of one token over the KV cache.
@@ -84,24 +84,35 @@ impl Kernel for AttentionDecode {
         ]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("H {}, {}", self.query_heads, self.cache)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(256)]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let params = Params {
             members: dim(self.query_heads / self.cache.kv_heads),
             capacity: dim(self.cache.capacity),
             scale: std::f32::consts::LOG2_E / (self.cache.head_dim as f32).sqrt(),
         };
         Dispatch {
-            overrides: vec![("WG", 256.0), ("COLS", (self.cache.head_dim / 4) as f64)],
+            overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0]))), ("COLS", (self.cache.head_dim / 4) as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [dim(self.query_heads), 1, 1],
         }
     }
 
-    /// Counts a full cache: the position is known to the device alone.
-    fn cost(&self) -> Cost {
+    fn cost(&self, position: usize) -> Cost {
         let row = (self.query_heads * self.cache.head_dim) as u64;
-        let capacity = self.cache.capacity;
-        Cost { bytes: 8 * row + 2 * self.cache.bytes(capacity) + 4, flops: 4 * row * capacity as u64 }
+        let seen = self.cache.clamp(position, 1) + 1;
+        Cost {
+            read: 4 * row + 2 * self.cache.bytes(seen) + 4,
+            written: 4 * row,
+            flops: 4 * row * seen as u64,
+        }
     }
 
     fn reference(&self, memory: &mut Memory) {

@@ -1,5 +1,7 @@
 //! What the kernels that touch a KV cache know of it.
 
+use std::fmt;
+
 use super::{Fragment, Tier, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -45,6 +47,17 @@ impl Cache {
 
     /// Returns where the first token of a step of `tokens` goes, clamped as the shaders do.
     pub(super) fn first(self, position: &[f64], tokens: usize) -> usize {
-        (position[0] as usize).min(self.capacity - tokens)
+        self.clamp(position[0] as usize, tokens)
+    }
+
+    /// Returns `position`, or where the last `tokens` of a full cache begin if it lies behind that.
+    pub(super) fn clamp(self, position: usize, tokens: usize) -> usize {
+        position.min(self.capacity - tokens)
+    }
+}
+
+impl fmt::Display for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hkv {}, Dh {}, {}", self.kv_heads, self.head_dim, self.dtype)
     }
 }

@@ -1,6 +1,6 @@
 //! A case: one call of a kernel with its inputs, for tests, benches and the workbench alike.
 
-use crate::kernels::{Kernel, Memory};
+use crate::kernels::{Cost, Kernel, Memory};
 use crate::quant::Format;
 use crate::tensor::{DType, Shape, TensorId, Tensors};
 
@@ -57,6 +57,15 @@ impl Case {
             memory.set(id, values);
         }
         memory
+    }
+
+    /// Returns the bytes and operations of the call, behind as many cached tokens as `position` holds.
+    pub fn cost(&self) -> Cost {
+        let position = self.tensors.iter().zip(&self.fills).find_map(|((_, desc), fill)| match fill {
+            Fill::Values(values) if desc.name == "position" => Some(values[0] as usize),
+            _ => None,
+        });
+        self.kernel.cost(position.unwrap_or(0))
     }
 
     /// Returns the tensors that the kernel writes.

@@ -3,14 +3,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{
-    Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment,
-    weight_fragment,
-};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, weight_fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
-
-const WG: usize = 64;
 
 /// Embedding lookup.
 #[derive(Clone, Debug)]
@@ -78,7 +73,16 @@ impl Kernel for Embed {
         vec![Operand::read(self.ids), out, Operand::weight(self.weight)]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, D {}, {}", self.tokens, self.model_dim, self.format)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(64)]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+        let wg = choice.of(&self.tunables()[0]);
         let chunks = self.tokens * self.model_dim / 16;
         let params = Params {
             chunks: dim(chunks),
@@ -87,15 +91,18 @@ impl Kernel for Embed {
             row0: dim(self.row0),
         };
         Dispatch {
-            overrides: vec![("WG", WG as f64)],
+            overrides: vec![("WG", f64::from(wg))],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(chunks.div_ceil(WG)), 1, 1],
+            grid: [dim(chunks.div_ceil(wg as usize)), 1, 1],
         }
     }
 
-    fn cost(&self) -> Cost {
-        let read = self.format.bytes(self.tokens, self.model_dim);
-        Cost { bytes: read + 4 * (self.tokens * (1 + self.model_dim)) as u64, flops: 0 }
+    fn cost(&self, _position: usize) -> Cost {
+        Cost {
+            read: self.format.bytes(self.tokens, self.model_dim) + 4 * self.tokens as u64,
+            written: 4 * (self.tokens * self.model_dim) as u64,
+            flops: 0,
+        }
     }
 
     fn reference(&self, memory: &mut Memory) {

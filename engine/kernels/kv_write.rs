@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::cache::Cache;
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Append of keys and values to the KV cache.
@@ -38,9 +38,6 @@ struct Params {
 }
 
 const _: () = assert!(size_of::<Params>() == 16);
-
-/// Invocations of a workgroup.
-const WG: usize = 64;
 
 impl KvWrite {
     /// Returns the append of the keys of `qk` and the values of `qkv` at `position`.
@@ -96,7 +93,16 @@ impl Kernel for KvWrite {
         ]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, {}", self.tokens, self.cache)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(64)]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+        let wg = choice.of(&self.tunables()[0]);
         let params = Params {
             tokens: dim(self.tokens),
             query_heads: dim(self.query_heads),
@@ -105,15 +111,15 @@ impl Kernel for KvWrite {
         };
         let cols = self.cache.head_dim / 4;
         Dispatch {
-            overrides: vec![("WG", WG as f64), ("COLS", cols as f64)],
+            overrides: vec![("WG", f64::from(wg)), ("COLS", cols as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim((self.tokens * self.cache.kv_heads * cols).div_ceil(WG)), 1, 1],
+            grid: [dim((self.tokens * self.cache.kv_heads * cols).div_ceil(wg as usize)), 1, 1],
         }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _position: usize) -> Cost {
         let n = (self.tokens * self.cache.kv_heads * self.cache.head_dim) as u64;
-        Cost { bytes: 8 * n + 2 * self.cache.bytes(self.tokens) + 4, flops: 0 }
+        Cost { read: 8 * n + 4, written: 2 * self.cache.bytes(self.tokens), flops: 0 }
     }
 
     fn reference(&self, memory: &mut Memory) {

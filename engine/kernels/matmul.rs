@@ -3,10 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{
-    Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment,
-    tile_groups, weight_fragment,
-};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, tile_groups, weight_fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -74,7 +71,15 @@ impl Kernel for Matmul {
         vec![Operand::read(self.x), out, Operand::weight(self.weight)]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, {} x {}, {}", self.tokens, self.rows, self.cols, self.format)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![tile_groups(self.tokens, self.rows.div_ceil(ROWS))]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let params = Params {
             cols: dim(self.cols),
             rows: dim(self.rows),
@@ -83,18 +88,18 @@ impl Kernel for Matmul {
             width: dim(self.width),
         };
         let row_tiles = self.rows.div_ceil(ROWS);
-        let groups = tile_groups(self.tokens, row_tiles);
+        let groups = choice.of(&self.tunables()[0]);
         Dispatch {
-            overrides: vec![("GROUPS", groups as f64)],
+            overrides: vec![("GROUPS", f64::from(groups))],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(row_tiles), dim(self.tokens.div_ceil(8 * groups)), 1],
+            grid: [dim(row_tiles), dim(self.tokens.div_ceil(8 * groups as usize)), 1],
         }
     }
 
-    fn cost(&self) -> Cost {
-        let activations = 4 * (self.tokens * (self.cols + self.rows)) as u64;
+    fn cost(&self, _position: usize) -> Cost {
         Cost {
-            bytes: self.format.bytes(self.rows, self.cols) + activations,
+            read: self.format.bytes(self.rows, self.cols) + 4 * (self.tokens * self.cols) as u64,
+            written: 4 * (self.tokens * self.rows) as u64,
             flops: 2 * (self.tokens * self.rows * self.cols) as u64,
         }
     }

@@ -5,10 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{
-    Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment,
-    tile_groups, weight_fragment,
-};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, tile_groups, weight_fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -69,22 +66,30 @@ impl Kernel for MatmulSwiglu {
         vec![Operand::read(self.x), Operand::write(self.out), Operand::weight(self.weight)]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, 2 x {} x {}, {}", self.tokens, self.ffn_dim, self.cols, self.format)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![tile_groups(self.tokens, self.ffn_dim.div_ceil(OUTPUTS))]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let params = Params { cols: dim(self.cols), ffn_dim: dim(self.ffn_dim), tokens: dim(self.tokens) };
         let row_tiles = self.ffn_dim.div_ceil(OUTPUTS);
-        let groups = tile_groups(self.tokens, row_tiles);
+        let groups = choice.of(&self.tunables()[0]);
         Dispatch {
-            overrides: vec![("GROUPS", groups as f64)],
+            overrides: vec![("GROUPS", f64::from(groups))],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(row_tiles), dim(self.tokens.div_ceil(8 * groups)), 1],
+            grid: [dim(row_tiles), dim(self.tokens.div_ceil(8 * groups as usize)), 1],
         }
     }
 
-    fn cost(&self) -> Cost {
-        let activations = 4 * (self.tokens * (self.cols + self.ffn_dim)) as u64;
+    fn cost(&self, _position: usize) -> Cost {
         let outputs = (self.tokens * self.ffn_dim) as u64;
         Cost {
-            bytes: self.format.bytes(2 * self.ffn_dim, self.cols) + activations,
+            read: self.format.bytes(2 * self.ffn_dim, self.cols) + 4 * (self.tokens * self.cols) as u64,
+            written: 4 * outputs,
             flops: outputs * (4 * self.cols as u64 + 5),
         }
     }

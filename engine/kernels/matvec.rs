@@ -2,10 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{
-    Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment, grid,
-    weight_fragment,
-};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, grid, weight_fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -69,20 +66,28 @@ impl Kernel for Matvec {
         vec![Operand::read(self.x), out, Operand::weight(self.weight)]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("{} x {}, {}", self.rows, self.cols, self.format)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        // Below 256 chunks of 16 columns, more invocations would have one or none.
+        vec![Tunable::workgroup(if self.cols >= 4096 { 64 } else { 32 })]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let params = Params { cols: dim(self.cols), rows: dim(self.rows), row0: dim(self.row0) };
         Dispatch {
-            // Below 256 chunks of 16 columns, more invocations would have one or none.
-            overrides: vec![("WG", if self.cols >= 4096 { 64.0 } else { 32.0 })],
+            overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0])))],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid(self.rows.div_ceil(ROWS)),
         }
     }
 
-    fn cost(&self) -> Cost {
-        let activations = 4 * (self.cols + self.rows) as u64;
+    fn cost(&self, _position: usize) -> Cost {
         Cost {
-            bytes: self.format.bytes(self.rows, self.cols) + activations,
+            read: self.format.bytes(self.rows, self.cols) + 4 * self.cols as u64,
+            written: 4 * self.rows as u64,
             flops: 2 * (self.rows * self.cols) as u64,
         }
     }

@@ -4,10 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{
-    Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment, grid,
-    weight_fragment,
-};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, grid, weight_fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -65,21 +62,29 @@ impl Kernel for MatvecSwiglu {
         vec![Operand::read(self.x), Operand::write(self.out), Operand::weight(self.weight)]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("2 x {} x {}, {}", self.ffn_dim, self.cols, self.format)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        // Below 256 chunks of 16 columns, more invocations would have one or none.
+        vec![Tunable::workgroup(if self.cols >= 4096 { 64 } else { 32 })]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let params = Params { cols: dim(self.cols), ffn_dim: dim(self.ffn_dim) };
         Dispatch {
-            // Below 256 chunks of 16 columns, more invocations would have one or none.
-            overrides: vec![("WG", if self.cols >= 4096 { 64.0 } else { 32.0 })],
+            overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0])))],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: grid(self.ffn_dim.div_ceil(OUTPUTS)),
         }
     }
 
-    fn cost(&self) -> Cost {
-        let activations = 4 * (self.cols + self.ffn_dim) as u64;
+    fn cost(&self, _position: usize) -> Cost {
         let products = (2 * self.ffn_dim * self.cols) as u64;
         Cost {
-            bytes: self.format.bytes(2 * self.ffn_dim, self.cols) + activations,
+            read: self.format.bytes(2 * self.ffn_dim, self.cols) + 4 * self.cols as u64,
+            written: 4 * self.ffn_dim as u64,
             flops: 2 * products + 5 * self.ffn_dim as u64,
         }
     }

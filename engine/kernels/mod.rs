@@ -10,13 +10,17 @@
 mod cache;
 mod case;
 mod memory;
+mod source;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 pub use case::{Case, CaseBuilder, Fill};
 pub use memory::Memory;
+pub(crate) use source::fragment;
+pub use source::{Fragment, Shaders, Source};
 
 use crate::error::Error;
 use crate::quant::Format;
@@ -60,26 +64,6 @@ pub struct Entry {
     pub cases: fn() -> Vec<Case>,
 }
 
-/// One piece of WGSL text; a kernel's module is its fragments joined with newlines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// Path below `shaders/`.
-    pub path: &'static str,
-    /// The text of the file.
-    pub text: &'static str,
-}
-
-/// Returns the [`Fragment`] of a file below `shaders/`.
-macro_rules! fragment {
-    ($path:literal) => {
-        $crate::kernels::Fragment {
-            path: $path,
-            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
-        }
-    };
-}
-pub(crate) use fragment;
-
 /// What an adapter offers beyond plain WebGPU, as far as kernels care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tier {
@@ -87,17 +71,26 @@ pub struct Tier {
     pub f16: bool,
     /// Subgroup operations in compute shaders.
     pub subgroup: bool,
+    /// Matrix units through cooperative matrices: 16x16 tiles of f16, summed in f32.
+    pub coop: bool,
 }
 
 impl Tier {
     /// WebGPU without optional features.
-    pub const PLAIN: Self = Self { f16: false, subgroup: false };
+    pub const PLAIN: Self = Self { f16: false, subgroup: false, coop: false };
     /// With `f16` in shaders.
-    pub const F16: Self = Self { f16: true, subgroup: false };
+    pub const F16: Self = Self { f16: true, subgroup: false, coop: false };
     /// With `f16` and subgroup operations.
-    pub const SUBGROUP: Self = Self { f16: true, subgroup: true };
+    pub const SUBGROUP: Self = Self { f16: true, subgroup: true, coop: false };
+    /// With `f16`, subgroup operations and cooperative matrices: used only where it is asked for.
+    pub const COOP: Self = Self { f16: true, subgroup: true, coop: true };
     /// The tiers that tests walk through.
-    pub const ALL: [Self; 3] = [Self::PLAIN, Self::F16, Self::SUBGROUP];
+    pub const ALL: [Self; 4] = [Self::PLAIN, Self::F16, Self::SUBGROUP, Self::COOP];
+
+    /// Tells whether an adapter that offers `offered` runs this tier.
+    pub fn within(self, offered: Self) -> bool {
+        (offered.f16 || !self.f16) && (offered.subgroup || !self.subgroup) && (offered.coop || !self.coop)
+    }
 
     /// Returns the reductions over a workgroup (`Invocation`, `reduce_add`, `reduce_max`): a barrier
     /// tree, or subgroup operations with two barriers.
@@ -117,11 +110,12 @@ impl Tier {
 
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match (self.f16, self.subgroup) {
-            (false, false) => "plain",
-            (true, false) => "f16",
-            (true, true) => "subgroup",
-            (false, true) => "subgroup without f16",
+        f.pad(match (self.f16, self.subgroup, self.coop) {
+            (.., true) => "coop",
+            (false, false, _) => "plain",
+            (true, false, _) => "f16",
+            (true, true, _) => "subgroup",
+            (false, true, _) => "subgroup without f16",
         })
     }
 }
@@ -133,7 +127,7 @@ impl FromStr for Tier {
         Self::ALL
             .into_iter()
             .find(|tier| tier.to_string() == name)
-            .ok_or_else(|| Error::Input(format!("tier `{name}` is none of plain, f16, subgroup")))
+            .ok_or_else(|| Error::Input(format!("tier `{name}` is none of plain, f16, subgroup, coop")))
     }
 }
 
@@ -188,7 +182,48 @@ impl Operand {
     }
 }
 
-/// What the device is asked to do: a pure function of the kernel and the tier.
+/// A value that decides how fast a dispatch is and not what it computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunable {
+    /// The name of the shader's `override`.
+    pub name: &'static str,
+    /// The value without any tuning.
+    pub default: u32,
+    /// Every value that the kernel can run with.
+    pub values: Vec<u32>,
+}
+
+impl Tunable {
+    /// Returns the tunable `WG`, the invocations of a workgroup.
+    pub fn workgroup(default: u32) -> Self {
+        Self { name: "WG", default, values: vec![32, 64, 128, 256] }
+    }
+}
+
+/// Values for tunables by name. What is not chosen, or cannot be, keeps its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice(BTreeMap<String, u32>);
+
+impl Choice {
+    /// Returns the value of a tunable.
+    pub fn of(&self, tunable: &Tunable) -> u32 {
+        let chosen = self.0.get(tunable.name).filter(|value| tunable.values.contains(value));
+        *chosen.unwrap_or(&tunable.default)
+    }
+
+    /// Yields names and values in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.0.iter().map(|(name, &value)| (name.as_str(), value))
+    }
+}
+
+impl FromIterator<(String, u32)> for Choice {
+    fn from_iter<I: IntoIterator<Item = (String, u32)>>(values: I) -> Self {
+        Self(values.into_iter().collect())
+    }
+}
+
+/// What the device is asked to do: a pure function of the kernel, the tier and the tunables.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dispatch {
     /// Values of the shader's `override` declarations, by name.
@@ -202,10 +237,27 @@ pub struct Dispatch {
 /// The least a kernel must move and compute: the ground for its roofline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Bytes read from and written to device memory, each operand once.
-    pub bytes: u64,
+    /// Bytes read from device memory, each operand once.
+    pub read: u64,
+    /// Bytes written to device memory.
+    pub written: u64,
     /// Floating-point operations; a fused multiply-add counts two.
     pub flops: u64,
+}
+
+impl Cost {
+    /// Returns the bytes read and written.
+    pub fn bytes(self) -> u64 {
+        self.read + self.written
+    }
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.written += other.written;
+        self.flops += other.flops;
+    }
 }
 
 /// One operation on tensors, with everything needed to run, check and cost it.
@@ -216,17 +268,31 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
     /// Returns the kernel's name: the stem of both files.
     fn name(&self) -> &'static str;
 
+    /// Tells whether there is a shader for the tier.
+    fn runs_on(&self, _tier: Tier) -> bool {
+        true
+    }
+
     /// Returns the WGSL fragments, the kernel's own file first.
     fn source(&self, tier: Tier) -> Vec<Fragment>;
 
     /// Returns the tensors in the order of their bindings.
     fn operands(&self) -> Vec<Operand>;
 
-    /// Returns overrides, parameters and grid.
-    fn dispatch(&self, tier: Tier) -> Dispatch;
+    /// Returns the sizes and formats by which calls differ in speed, `1152 x 1280, q8_0`: calls of one
+    /// shape are tuned together.
+    fn shape(&self) -> String;
 
-    /// Returns the bytes and operations of one call.
-    fn cost(&self) -> Cost;
+    /// Returns what may be tuned.
+    fn tunables(&self) -> Vec<Tunable> {
+        Vec::new()
+    }
+
+    /// Returns overrides, parameters and grid, with tunables as chosen.
+    fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch;
+
+    /// Returns the bytes and operations of one call behind `position` cached tokens.
+    fn cost(&self, position: usize) -> Cost;
 
     /// Computes the outputs in f64 with plain loops: the specification.
     fn reference(&self, memory: &mut Memory);
@@ -244,17 +310,6 @@ pub fn weight_fragment(format: Format) -> Fragment {
     }
 }
 
-/// Joins fragments into the text of one WGSL module, `enable` directives first as WGSL demands.
-pub fn join(fragments: &[Fragment]) -> String {
-    let lines = || fragments.iter().flat_map(|fragment| fragment.text.lines());
-    let mut enables: Vec<&str> = lines().filter(|line| line.starts_with("enable ")).collect();
-    enables.sort_unstable();
-    enables.dedup();
-    // A directive leaves an empty line behind, so that error lines stay true but for those hoisted.
-    let body = lines().map(|line| if line.starts_with("enable ") { "" } else { line });
-    enables.into_iter().chain(body).collect::<Vec<_>>().join("\n")
-}
-
 /// Returns a grid of at least `groups` workgroups, in two dimensions when one cannot hold them; the
 /// number of a workgroup is `y * width + x`.
 pub(crate) fn grid(groups: usize) -> [u32; 3] {
@@ -262,14 +317,15 @@ pub(crate) fn grid(groups: usize) -> [u32; 3] {
     [dim(width), dim(groups.div_ceil(width)), 1]
 }
 
-/// Returns how many groups of 8 tokens a tile of `lib/tile.wgsl` takes: no more than there are, at most 4,
-/// or 8 where that leaves 256 workgroups to occupy a large GPU.
-pub(crate) fn tile_groups(tokens: usize, row_tiles: usize) -> usize {
-    match tokens.div_ceil(8) {
-        groups @ 0..=4 => groups.max(1),
+/// Returns the tunable `GROUPS`, the groups of 8 tokens in a tile of `lib/tile.wgsl`: by default no more
+/// than there are, at most 4, or 8 where that leaves 256 workgroups to occupy a large GPU.
+pub(crate) fn tile_groups(tokens: usize, row_tiles: usize) -> Tunable {
+    let default = match tokens.div_ceil(8) {
+        groups @ 0..=4 => dim(groups.max(1)),
         groups if groups.div_ceil(8) * row_tiles < 256 => 4,
         _ => 8,
-    }
+    };
+    Tunable { name: "GROUPS", default, values: vec![1, 2, 3, 4, 8] }
 }
 
 /// Converts a size to the `u32` of a `Params` field.

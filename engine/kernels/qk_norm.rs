@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Root-mean-square norm of each query and key head.
@@ -39,9 +39,6 @@ struct Params {
 
 const _: () = assert!(size_of::<Params>() == 16);
 
-/// Invocations of a workgroup: a multiple of the lanes of a head for every `Dh` up to 512.
-const WG: usize = 64;
-
 impl QkNorm {
     /// Returns the norm of the query and key heads of `qkv` into `out`.
     ///
@@ -58,7 +55,7 @@ impl QkNorm {
     ) -> Self {
         let &[tokens, columns] = tensors[out].shape.dims() else { panic!("qk_norm gives [T, columns]") };
         let head_dim = tensors[q_weight].shape.elements();
-        assert!(head_dim.is_multiple_of(8) && WG.is_multiple_of(head_dim / 8), "qk_norm: Dh {head_dim}");
+        assert!(head_dim.is_multiple_of(8) && 32usize.is_multiple_of(head_dim / 8), "qk_norm: Dh {head_dim}");
         let kv_heads = columns / head_dim - query_heads;
         tensors.expect(qkv, [tokens, (query_heads + 2 * kv_heads) * head_dim], DType::F32);
         tensors.expect(q_weight, [head_dim], DType::F32);
@@ -90,7 +87,16 @@ impl Kernel for QkNorm {
         ]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, H {}, Hkv {}, Dh {}", self.tokens, self.query_heads, self.kv_heads, self.head_dim)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(64)]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+        let wg = choice.of(&self.tunables()[0]);
         let params = Params {
             tokens: dim(self.tokens),
             query_heads: dim(self.query_heads),
@@ -99,15 +105,15 @@ impl Kernel for QkNorm {
         };
         let lanes = self.head_dim / 8;
         Dispatch {
-            overrides: vec![("WG", WG as f64), ("LANES", lanes as f64)],
+            overrides: vec![("WG", f64::from(wg)), ("LANES", lanes as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim((self.rows() * lanes).div_ceil(WG)), 1, 1],
+            grid: [dim((self.rows() * lanes).div_ceil(wg as usize)), 1, 1],
         }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _position: usize) -> Cost {
         let n = (self.rows() * self.head_dim) as u64;
-        Cost { bytes: 4 * (2 * n + 2 * self.head_dim as u64), flops: 4 * n }
+        Cost { read: 4 * n + 8 * self.head_dim as u64, written: 4 * n, flops: 4 * n }
     }
 
     fn reference(&self, memory: &mut Memory) {

@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::cache::Cache;
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Norm, rotation and cache append of the heads of a step.
@@ -48,9 +48,6 @@ struct Params {
 
 const _: () = assert!(size_of::<Params>() == 20);
 
-/// Invocations of a workgroup: a multiple of the lanes of a head for every `Dh` up to 512.
-const WG: usize = 64;
-
 impl QkNormRope {
     /// Returns the preparation of `qkv` for attention: queries into `q`, keys and values into the cache.
     ///
@@ -72,7 +69,7 @@ impl QkNormRope {
         let &[tokens, columns] = tensors[q].shape.dims() else { panic!("qk_norm_rope gives [T, columns]") };
         let cache = Cache::new(tensors, k_cache, v_cache, tokens);
         let Cache { kv_heads, capacity, head_dim, .. } = cache;
-        assert!(WG.is_multiple_of(head_dim / 8), "qk_norm_rope shares workgroups among heads: Dh {head_dim}");
+        assert!(32usize.is_multiple_of(head_dim / 8), "qk_norm_rope shares workgroups among heads: Dh {head_dim}");
         let query_heads = columns / head_dim;
         tensors.expect(qkv, [tokens, (query_heads + 2 * kv_heads) * head_dim], DType::F32);
         tensors.expect(q_weight, [head_dim], DType::F32);
@@ -143,7 +140,16 @@ impl Kernel for QkNormRope {
         ]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, H {}, {}", self.tokens, self.query_heads, self.cache)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(64)]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+        let wg = choice.of(&self.tunables()[0]);
         let params = Params {
             tokens: dim(self.tokens),
             query_heads: dim(self.query_heads),
@@ -153,19 +159,21 @@ impl Kernel for QkNormRope {
         };
         let lanes = self.cache.head_dim / 8;
         Dispatch {
-            overrides: vec![("WG", WG as f64), ("LANES", lanes as f64)],
+            overrides: vec![("WG", f64::from(wg)), ("LANES", lanes as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim((self.tokens * self.heads() * lanes).div_ceil(WG)), 1, 1],
+            grid: [dim((self.tokens * self.heads() * lanes).div_ceil(wg as usize)), 1, 1],
         }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _position: usize) -> Cost {
         let head = (self.tokens * self.cache.head_dim) as u64;
         let queries = head * self.query_heads as u64;
         let keys = head * self.cache.kv_heads as u64;
         let weights = 2 * self.cache.head_dim as u64;
         Cost {
-            bytes: 4 * (2 * queries + 2 * keys + head + weights + 1) + 2 * self.cache.bytes(self.tokens),
+            // q, k and v of qkv, a row of the table for each token, both norms, the position.
+            read: 4 * (queries + 2 * keys + head + weights + 1),
+            written: 4 * queries + 2 * self.cache.bytes(self.tokens),
             flops: 7 * (queries + keys),
         }
     }

@@ -7,7 +7,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Root-mean-square norm of each row.
@@ -66,22 +66,30 @@ impl Kernel for RmsNorm {
         vec![Operand::read(self.x), Operand::read(self.weight), Operand::write(self.out)]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, D {}", self.rows, self.model_dim)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(if self.model_dim >= 1024 { 256 } else { 64 })]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let params = Params {
             model_dim: dim(self.model_dim),
             first_row: dim(self.tokens - self.rows),
             eps: self.eps,
         };
         Dispatch {
-            overrides: vec![("WG", if self.model_dim >= 1024 { 256.0 } else { 64.0 })],
+            overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0])))],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [dim(self.rows), 1, 1],
         }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _position: usize) -> Cost {
         let n = (self.rows * self.model_dim) as u64;
-        Cost { bytes: 4 * (2 * n + self.model_dim as u64), flops: 4 * n }
+        Cost { read: 4 * (n + self.model_dim as u64), written: 4 * n, flops: 4 * n }
     }
 
     fn reference(&self, memory: &mut Memory) {

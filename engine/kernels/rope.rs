@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Rotary position embedding of each head.
@@ -34,9 +34,6 @@ struct Params {
 }
 
 const _: () = assert!(size_of::<Params>() == 12);
-
-/// Invocations of a workgroup.
-const WG: usize = 64;
 
 /// Returns the table `[S, Dh]`: row `s` holds the cosines, then the sines of `s * theta^(-2j / Dh)` for
 /// `j < Dh / 2`, computed in f64.
@@ -88,20 +85,30 @@ impl Kernel for Rope {
         ]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, heads {}, Dh {}", self.tokens, self.heads, self.head_dim)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(64)]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+        let wg = choice.of(&self.tunables()[0]);
         let params =
             Params { tokens: dim(self.tokens), heads: dim(self.heads), capacity: dim(self.capacity) };
         let lanes = self.head_dim / 8;
         Dispatch {
-            overrides: vec![("WG", WG as f64), ("LANES", lanes as f64)],
+            overrides: vec![("WG", f64::from(wg)), ("LANES", lanes as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim((self.tokens * self.heads * lanes).div_ceil(WG)), 1, 1],
+            grid: [dim((self.tokens * self.heads * lanes).div_ceil(wg as usize)), 1, 1],
         }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _position: usize) -> Cost {
         let n = (self.tokens * self.heads * self.head_dim) as u64;
-        Cost { bytes: 4 * (2 * n + (self.tokens * self.head_dim) as u64 + 1), flops: 3 * n }
+        let table = (self.tokens * self.head_dim) as u64;
+        Cost { read: 4 * (n + table + 1), written: 4 * n, flops: 3 * n }
     }
 
     fn reference(&self, memory: &mut Memory) {

@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Gated SiLU of a packed projection.
@@ -25,9 +25,6 @@ struct Params {
 }
 
 const _: () = assert!(size_of::<Params>() == 4);
-
-/// Invocations of a workgroup.
-const WG: usize = 64;
 
 impl Swiglu {
     /// Returns the gated activation of `x` into `out`.
@@ -56,18 +53,27 @@ impl Kernel for Swiglu {
         vec![Operand::read(self.x), Operand::write(self.out)]
     }
 
-    fn dispatch(&self, _tier: Tier) -> Dispatch {
+    fn shape(&self) -> String {
+        format!("T {}, F {}", self.tokens, self.width)
+    }
+
+    fn tunables(&self) -> Vec<Tunable> {
+        vec![Tunable::workgroup(64)]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+        let wg = choice.of(&self.tunables()[0]);
         let vectors = self.width / 4;
         Dispatch {
-            overrides: vec![("WG", WG as f64)],
+            overrides: vec![("WG", f64::from(wg))],
             params: bytemuck::bytes_of(&Params { vectors: dim(vectors) }).to_vec(),
-            grid: [dim(vectors.div_ceil(WG)), dim(self.tokens), 1],
+            grid: [dim(vectors.div_ceil(wg as usize)), dim(self.tokens), 1],
         }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _position: usize) -> Cost {
         let n = (self.tokens * self.width) as u64;
-        Cost { bytes: 12 * n, flops: 4 * n }
+        Cost { read: 8 * n, written: 4 * n, flops: 4 * n }
     }
 
     fn reference(&self, memory: &mut Memory) {

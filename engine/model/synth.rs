@@ -12,8 +12,7 @@
 //! ```
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -27,6 +26,7 @@ use super::safetensors::{narrow, width};
 use super::scaling::Size;
 use super::weights::FILES;
 use crate::error::{Error, Result};
+use crate::files::Partial;
 use crate::tensor::DType;
 
 /// Golden ratio of 2^64: the step between counters.
@@ -218,38 +218,6 @@ fn write_shard(
         }
     }
     Ok(end)
-}
-
-/// A file under a temporary name; it vanishes unless it is finished.
-struct Partial {
-    file: File,
-    temporary: PathBuf,
-    path: PathBuf,
-}
-
-impl Partial {
-    fn create(path: &Path) -> Result<Self> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.partial"));
-        let file = File::create(&temporary).map_err(|e| Error::io("create", &temporary, e))?;
-        Ok(Self { file, temporary, path: path.to_owned() })
-    }
-
-    fn write(&self, bytes: &[u8]) -> Result<()> {
-        (&self.file).write_all(bytes).map_err(|e| Error::io("write", &self.temporary, e))
-    }
-
-    fn finish(self) -> Result<()> {
-        let done = self.file.sync_all().and_then(|()| fs::rename(&self.temporary, &self.path));
-        done.map_err(|e| Error::io("write", &self.path, e))
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // After `finish` there is nothing left under this name.
-        let _ = fs::remove_file(&self.temporary);
-    }
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl Model {
         let graph = graph(1);
         let state = context * model.config.head_dim + model.config.vocab_size + prefill_chunk;
         let dispatches = graph.ops().iter().map(|op| {
-            let (dispatch, cost) = (op.kernel.dispatch(model.gpu.tier()), op.kernel.cost());
+            let (dispatch, cost) = (model.gpu.dispatch(&*op.kernel), op.kernel.cost(context - 1));
             let overrides: Vec<String> =
                 dispatch.overrides.iter().map(|(name, value)| format!("{name}={value}")).collect();
             DispatchReport {
@@ -90,7 +90,7 @@ impl Model {
                 kernel: op.kernel.name(),
                 grid: dispatch.grid,
                 overrides: overrides.join(" "),
-                bytes: cost.bytes,
+                bytes: cost.bytes(),
                 flops: cost.flops,
             }
         });

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Backend, BufferRange, Gpu};
 use crate::graph::fuse::Fusion;
+use crate::kernels::Shaders;
 use crate::model::layout::Layout;
 use crate::model::openelm::{self, Step, StepShape};
 use crate::model::{Checkpoint, Config};
@@ -85,6 +86,8 @@ pub struct LoadOptions {
     pub backend: Option<Backend>,
     /// Fusion rules that are on.
     pub fusion: Fusion,
+    /// Files that stand in for built-in shaders.
+    pub shaders: Shaders,
     /// Most tokens of one prefill step, 1 to 4096.
     pub prefill_chunk: usize,
     /// Lowers the largest storage binding below what the adapter offers, in bytes.
@@ -101,6 +104,7 @@ impl Default for LoadOptions {
             adapter: None,
             backend: None,
             fusion: Fusion::all(),
+            shaders: Shaders::default(),
             // 128 rows fill a GPU and keep one step of the 3B far from driver time-outs.
             prefill_chunk: 128,
             max_binding_bytes: None,
@@ -150,12 +154,13 @@ impl Model {
     /// When the model is damaged or unsupported, there is no such adapter, or it lacks memory.
     pub fn load(spec: &str, options: LoadOptions) -> Result<Self> {
         let checkpoint = Checkpoint::source(spec)?;
-        let gpu = Gpu::open(options.adapter.as_deref(), options.backend)?;
+        let mut gpu = Gpu::open(options.adapter.as_deref(), options.backend)?;
+        gpu.set_shaders(options.shaders.clone());
         Self::from_checkpoint(&checkpoint, gpu, options)
     }
 
     /// Loads a checkpoint onto an opened device, for instance the caller's own
-    /// ([`Gpu::from_device`]); `adapter` and `backend` of the options are not looked at.
+    /// ([`Gpu::from_device`]); `adapter`, `backend` and `shaders` of the options are not looked at.
     ///
     /// # Errors
     /// When a value is not finite or the device lacks memory.

@@ -2,12 +2,15 @@
 
 mod inspect;
 mod load;
+mod profile;
 mod step;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use inspect::{DispatchReport, Inspection, WeightReport};
 pub use load::{KvFormat, LoadOptions, Model, Progress};
+pub use profile::StepOp;
 
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
@@ -42,6 +45,7 @@ pub struct Session {
     argmax: Option<u32>,
     token: Readback,
     logits: Readback,
+    host_time: Duration,
 }
 
 impl Session {
@@ -50,7 +54,16 @@ impl Session {
         let token = Readback::new(&model.gpu, 4);
         let logits = Readback::new(&model.gpu, steps.last_logits().bytes());
         let history = Vec::with_capacity(context);
-        Ok(Self { model, steps, history, has_logits: false, argmax: None, token, logits })
+        Ok(Self {
+            model,
+            steps,
+            history,
+            has_logits: false,
+            argmax: None,
+            token,
+            logits,
+            host_time: Duration::ZERO,
+        })
     }
 
     /// Returns the capacity of the KV cache in tokens.
@@ -168,7 +181,9 @@ impl Session {
         let on_device = (logits == Logits::Last && ids.len() == 1).then_some(self.argmax).flatten();
         self.forget_logits();
         let known = on_device == Some(ids[0]);
+        let start = Instant::now();
         self.steps.run(&self.model, self.history.len(), ids, known, logits, &self.token)?;
+        self.host_time += start.elapsed();
         self.history.extend_from_slice(ids);
         self.has_logits = logits == Logits::Last;
         Ok(())

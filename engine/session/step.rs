@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Bindings, BufferRange, Executor, Readback};
+use crate::gpu::{Bindings, BufferRange, Executor, Readback, Span};
 use crate::graph::plan::{self, Plan};
 use crate::graph::{Graph, Role};
 use crate::kernels::rope;
@@ -30,8 +30,8 @@ pub(super) struct Steps {
     last_logits: BufferRange,
     all_logits: Option<BufferRange>,
     built: HashMap<Key, Executor>,
-    /// The position that the device's buffer holds.
-    device_position: usize,
+    /// The position that the device's buffer holds, where it is known.
+    device_position: Option<usize>,
 }
 
 impl Steps {
@@ -66,7 +66,7 @@ impl Steps {
             last_logits: gpu.storage("logits", config.vocab_size as u64 * 4)?,
             all_logits: None,
             built: HashMap::new(),
-            device_position: 0,
+            device_position: Some(0),
         };
         steps.build(model, (1, Logits::Last))?;
         gpu.check()?;
@@ -109,17 +109,31 @@ impl Steps {
         if !on_device {
             gpu.write(&self.ids, 0, bytemuck::cast_slice(ids));
         }
-        if self.device_position != position {
+        if self.device_position != Some(position) {
             gpu.write(&self.position, 0, &(position as u32).to_le_bytes());
-            self.device_position = position;
+            self.device_position = Some(position);
         }
         if logits == Logits::Last {
             self.built[&key].run_and_copy(gpu, &self.ids.slice(0, 4), token);
-            self.device_position = position + ids.len();
+            self.device_position = Some(position + ids.len());
         } else {
             self.built[&key].run(gpu);
         }
         gpu.check()
+    }
+
+    /// Runs one step that appends `ids` at `position` and returns when each of its dispatches ran.
+    pub(super) fn spans(&mut self, model: &Inner, position: usize, ids: &[u32]) -> Result<Vec<Span>> {
+        let (gpu, key) = (&model.gpu, (ids.len(), Logits::Last));
+        if !self.built.contains_key(&key) {
+            self.build(model, key)?;
+        }
+        // The clock may repeat the dispatch that advances the position.
+        self.device_position = None;
+        self.built[&key].spans(gpu, || {
+            gpu.write(&self.ids, 0, bytemuck::cast_slice(ids));
+            gpu.write(&self.position, 0, &(position as u32).to_le_bytes());
+        })
     }
 
     /// Builds graph, plan, buffers and bind groups of a step.

@@ -4,6 +4,8 @@
 pub mod checkpoint;
 
 use samara::gpu::{Gpu, GpuOptions};
+#[allow(unused_imports)] // As above.
+pub use samara::instruments::check::nmse;
 use samara::kernels::Tier;
 
 /// Opens the default adapter for each tier that it runs, its own included; says so when there is none.
@@ -12,9 +14,9 @@ use samara::kernels::Tier;
 pub fn gpus() -> Vec<Gpu> {
     let Some(own) = gpu().map(|gpu| gpu.summary().clone()) else { return Vec::new() };
     let runs = |tier: &Tier| {
-        let runs = (own.tier.f16 || !tier.f16) && (own.tier.subgroup || !tier.subgroup);
-        // A software adapter is there to test every tier.
-        assert!(runs || !own.software || !required(), "`{}` does not run tier {tier}", own.name);
+        let runs = tier.within(own.offered());
+        // A software adapter is there to test every tier but the one with matrix units, which none has.
+        assert!(runs || tier.coop || !own.software || !required(), "`{}` does not run tier {tier}", own.name);
         if !runs {
             eprintln!("skipped: `{}` does not run tier {tier}", own.name);
         }
@@ -41,12 +43,4 @@ fn required() -> bool {
 fn skipped() {
     assert!(!required(), "REQUIRE_GPU=1 but no GPU adapter");
     eprintln!("skipped: no GPU adapter");
-}
-
-/// Normalised mean squared error, sum((y - r)^2) / sum(r^2); 0 when both are all zero.
-pub fn nmse(found: &[f64], expected: &[f64]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let error: f64 = found.iter().zip(expected).map(|(y, r)| (y - r) * (y - r)).sum();
-    let power: f64 = expected.iter().map(|r| r * r).sum();
-    if error == 0.0 { 0.0 } else { error / power }
 }

@@ -1,0 +1,186 @@
+//! Tuned values of an adapter: found once by `samara kernel tune`, kept in the user's cache directory.
+//!
+//! A value holds for one kernel, shape, tier and shader text on one adapter with one driver; anything else
+//! keeps its default. What a file says is checked against the kernel's own list of values
+//! ([`Choice::of`]), so a damaged one costs speed at most.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::gpu::AdapterSummary;
+use crate::kernels::{Choice, Kernel, Source, Tier};
+
+/// Version of the file's layout.
+const VERSION: u32 = 1;
+
+/// What a file of tuned values holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct File {
+    version: u32,
+    adapter: String,
+    backend: String,
+    driver: String,
+    kernels: Vec<Tuned>,
+}
+
+/// The best values found for one kernel and shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tuned {
+    /// The kernel.
+    pub kernel: String,
+    /// Its [`Kernel::shape`].
+    pub shape: String,
+    /// The tier that was timed.
+    pub tier: String,
+    /// A sum of the shader's text.
+    pub source: String,
+    /// The values.
+    pub choice: BTreeMap<String, u32>,
+}
+
+impl Tuned {
+    /// Returns `choice` as the best for a kernel.
+    pub fn new(kernel: &dyn Kernel, tier: Tier, source: &Source, choice: &Choice) -> Self {
+        Self {
+            kernel: kernel.name().to_owned(),
+            shape: kernel.shape(),
+            tier: tier.to_string(),
+            source: sum(source),
+            choice: choice.iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        }
+    }
+
+    fn key(&self) -> Key {
+        [&self.kernel, &self.shape, &self.tier, &self.source].map(String::clone)
+    }
+}
+
+/// Kernel, shape, tier and sum of the shader's text.
+type Key = [String; 4];
+
+/// Tuned values by kernel and shape.
+#[derive(Clone, Debug, Default)]
+pub struct Tuning {
+    tuned: BTreeMap<Key, BTreeMap<String, u32>>,
+}
+
+impl Tuning {
+    /// Reads what was tuned for an adapter; nothing when nothing was, or when `SAMARA_TUNE` is `off`.
+    ///
+    /// A damaged file, or one of another adapter or driver, is passed over with a warning.
+    ///
+    /// # Errors
+    /// When `SAMARA_TUNE` is neither `on` nor `off`.
+    pub(crate) fn of_user(adapter: &AdapterSummary) -> Result<Self> {
+        match std::env::var("SAMARA_TUNE") {
+            Ok(value) if value == "off" => return Ok(Self::default()),
+            Ok(value) if value != "on" => {
+                return Err(Error::Input(format!("SAMARA_TUNE `{value}` is neither `on` nor `off`")));
+            }
+            _ => {}
+        }
+        let Some(path) = path(adapter) else { return Ok(Self::default()) };
+        Ok(Self::read(&path, adapter).unwrap_or_else(|why| {
+            tracing::warn!("`{}` {why}; kernels run with their defaults", path.display());
+            Self::default()
+        }))
+    }
+
+    /// Reads a file, or says why it cannot be used; that it is not there is no reason.
+    fn read(path: &Path, adapter: &AdapterSummary) -> std::result::Result<Self, String> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) => return Err(format!("cannot be read: {e}")),
+        };
+        let file: File = serde_json::from_str(&text).map_err(|e| format!("holds no tuned values: {e}"))?;
+        if file.version != VERSION {
+            return Err(format!("has version {}, expected {VERSION}", file.version));
+        }
+        let found = [&file.adapter, &file.backend, &file.driver];
+        let expected = [&adapter.name, &adapter.backend, &adapter.driver];
+        if found != expected {
+            return Err(format!("is of {found:?}, not of {expected:?}"));
+        }
+        let mut tuning = Self::default();
+        file.kernels.into_iter().for_each(|tuned| tuning.insert(tuned));
+        Ok(tuning)
+    }
+
+    /// Adds values, in place of those found for the same kernel and shape before.
+    pub fn insert(&mut self, tuned: Tuned) {
+        self.tuned.insert(tuned.key(), tuned.choice);
+    }
+
+    /// Returns the number of kernels and shapes that have tuned values.
+    pub fn len(&self) -> usize {
+        self.tuned.len()
+    }
+
+    /// Tells whether nothing was tuned.
+    pub fn is_empty(&self) -> bool {
+        self.tuned.is_empty()
+    }
+
+    /// Returns the values for a kernel, none if it was not tuned with this text.
+    pub(crate) fn choice(&self, kernel: &dyn Kernel, tier: Tier, source: impl FnOnce() -> Source) -> Choice {
+        if self.tuned.is_empty() || kernel.tunables().is_empty() {
+            return Choice::default();
+        }
+        let key = [kernel.name().to_owned(), kernel.shape(), tier.to_string(), sum(&source())];
+        self.tuned.get(&key).map(|choice| choice.clone().into_iter().collect()).unwrap_or_default()
+    }
+
+    /// Writes the user's file for an adapter, whole or not at all, and returns its path.
+    ///
+    /// # Errors
+    /// When there is no cache directory, or it cannot be written.
+    pub fn save(&self, adapter: &AdapterSummary) -> Result<PathBuf> {
+        let path = path(adapter).ok_or_else(|| {
+            Error::Unsupported("this user has no cache directory to keep tuned values in".into())
+        })?;
+        let kernels = self.tuned.iter().map(|([kernel, shape, tier, source], choice)| Tuned {
+            kernel: kernel.clone(),
+            shape: shape.clone(),
+            tier: tier.clone(),
+            source: source.clone(),
+            choice: choice.clone(),
+        });
+        let file = File {
+            version: VERSION,
+            adapter: adapter.name.clone(),
+            backend: adapter.backend.clone(),
+            driver: adapter.driver.clone(),
+            kernels: kernels.collect(),
+        };
+        let folder = path.parent().expect("the file lies in a folder");
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        let text = serde_json::to_string_pretty(&file).expect("names and numbers are valid JSON");
+        crate::files::write_whole(&path, text.as_bytes())?;
+        Ok(path)
+    }
+}
+
+/// Returns the user's file for an adapter; `None` where there is no cache directory.
+fn path(adapter: &AdapterSummary) -> Option<PathBuf> {
+    let cache = etcetera::choose_base_strategy().ok()?.cache_dir();
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = adapter.name.chars().map(plain).collect();
+    let whole = [&adapter.name, &adapter.backend, &adapter.driver].map(|part| part.as_str()).join("\n");
+    Some(cache.join("samara/tuning").join(format!("{name}-{:016x}.json", fnv1a(whole.as_bytes()))))
+}
+
+/// A sum that changes with any change of a shader's text.
+fn sum(source: &Source) -> String {
+    format!("{:016x}", fnv1a(source.text.as_bytes()))
+}
+
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

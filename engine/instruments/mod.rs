@@ -1,0 +1,8 @@
+//! Instruments: what measures the engine, and checks it before it does.
+//!
+//! Every document says what was measured (GPU timestamps or the wall clock), on which adapter, driver, tier
+//! and commit. Times are medians with their samples beside them.
+
+pub mod check;
+pub mod document;
+pub mod samples;
