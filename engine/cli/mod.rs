@@ -8,6 +8,8 @@ mod logits;
 mod perplexity;
 mod stop;
 mod synth;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the commands of the instruments, which follow"))]
+mod table;
 mod tokenize;
 
 use std::fmt;
@@ -21,6 +23,10 @@ use samara::model::{Checkpoint, demo};
 use samara::quant::Format;
 use samara::tokenizer::Tokenizer;
 use samara::{Backend, Error, Fusion, KvFormat, LoadOptions, Model};
+
+#[expect(dead_code, reason = "for the commands of the instruments, which follow")]
+/// The commit of this program, `-dirty` where it was changed since.
+const COMMIT: &str = git_version::git_version!(args = ["--always", "--dirty=-dirty"], fallback = "unknown");
 
 /// Run OpenELM language models on any GPU.
 #[derive(Parser)]
