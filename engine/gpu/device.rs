@@ -159,7 +159,9 @@ fn has_matrix_units(adapter: &wgpu::Adapter, features: wgpu::Features) -> bool {
     let fits = |p: &wgpu::CooperativeMatrixProperties| {
         [p.m_size, p.n_size, p.k_size] == [16; 3] && p.ab_type == F16 && p.cr_type == F32
     };
-    features.contains(needed) && adapter.cooperative_matrix_properties().iter().any(fits)
+    // A smaller subgroup would be two in the workgroup of 32 that such kernels take for one.
+    let one_subgroup = adapter.get_info().subgroup_min_size >= 32;
+    features.contains(needed) && one_subgroup && adapter.cooperative_matrix_properties().iter().any(fits)
 }
 
 /// Lists adapters, hardware before software; that there is none is an error.
@@ -226,6 +228,8 @@ pub struct Gpu {
     submits: AtomicU64,
     dispatches: AtomicU64,
     faults: Faults,
+    /// How the adapter was chosen; `None` for a device of the caller's.
+    options: Option<GpuOptions>,
 }
 
 /// What a device was asked to do since it was opened.
@@ -299,7 +303,24 @@ impl Gpu {
             .map_err(|e| Error::Unsupported(format!("adapter `{}` cannot be opened: {e}", summary.name)))?;
         let tuning = Tuning::of_user(&summary)?;
         let faults = Faults::watching(&device);
-        Ok(Self::new(device, queue, summary, tuning, faults))
+        let adapter = Some(index.to_string());
+        let options = Some(GpuOptions { adapter, ..options.clone() });
+        Ok(Self { options, ..Self::new(device, queue, summary, tuning, faults) })
+    }
+
+    /// Opens the same adapter once more, at another tier.
+    ///
+    /// # Errors
+    /// When the adapter does not offer the tier, or the device is one that the caller opened.
+    pub fn at_tier(&self, tier: Tier) -> Result<Self> {
+        let options = self.options.as_ref().ok_or_else(|| {
+            Error::Unsupported(
+                "a device that the caller opened cannot be opened again at another tier".into(),
+            )
+        })?;
+        let mut gpu = Self::open_with(&GpuOptions { tier: Some(tier), ..options.clone() })?;
+        gpu.set_shaders(self.shaders.clone());
+        Ok(gpu)
     }
 
     /// Takes a device that the caller opened; its tier follows from the features it was opened with.
@@ -323,6 +344,7 @@ impl Gpu {
     ) -> Self {
         Self {
             clock: Clock::of(device.features()),
+            options: None,
             device,
             queue,
             summary,

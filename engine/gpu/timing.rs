@@ -15,7 +15,7 @@ use crate::gpu::executor::Executor;
 
 /// Queries of one set, WebGPU's limit.
 const SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize;
-/// The wall clock times at least this long, in seconds: far above what a submission takes.
+/// The wall clock times at least this long, in seconds: a submission takes some ten thousandths of it.
 const WALL_SECONDS: f64 = 0.02;
 /// Most repetitions of a dispatch for the wall clock.
 const MAX_REPEATS: usize = 4096;
@@ -159,8 +159,8 @@ impl Executor {
         times.chunks_exact(2).map(|pair| difference(pair[0], pair[1])).collect()
     }
 
-    /// Times some steps by the wall clock: as many repetitions as take long enough, less the time of half
-    /// of them, so that what a submission costs drops out.
+    /// Times some steps by the wall clock, with so many repetitions that what a submission costs does not
+    /// count.
     fn repeated(&self, gpu: &Gpu, steps: &[usize]) -> Result<f64> {
         let time = |repeats: usize| -> Result<f64> {
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -175,12 +175,11 @@ impl Executor {
             gpu.wait()?;
             Ok(start.elapsed().as_secs_f64())
         };
-        let mut repeats = 2;
+        let mut repeats = 1;
         loop {
             let whole = time(repeats)?;
             if whole >= WALL_SECONDS || repeats >= MAX_REPEATS {
-                let half = time(repeats / 2)?;
-                return Ok((whole - half).max(0.0) / (repeats - repeats / 2) as f64 * 1e9);
+                return Ok(whole / repeats as f64 * 1e9);
             }
             repeats *= 2;
         }

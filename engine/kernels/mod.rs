@@ -46,12 +46,15 @@ kernels! {
     kv_write
     matmul
     matmul_swiglu
+    matrix_multiply_add
     matvec
     matvec_swiglu
+    multiply_add
     qk_norm
     qk_norm_rope
     rms_norm
     rope
+    stream_copy
     swiglu
 }
 
