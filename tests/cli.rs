@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use samara::instruments::document::{BenchRow, Document};
 use serde_json::Value;
 
 fn samara() -> Command {
@@ -70,7 +71,9 @@ fn llama2() -> String {
 
 #[test]
 fn help_and_version_are_results() {
-    for command in ["generate", "logits", "tokenize", "perplexity", "devices", "inspect", "synth"] {
+    for command in
+        ["generate", "logits", "tokenize", "perplexity", "devices", "inspect", "synth", "bench", "profile"]
+    {
         assert!(stdout(&run(&[command, "--help"])).contains("Usage: samara"), "{command}");
         assert!(stdout(&run(&["--help"])).contains(command), "{command}");
     }
@@ -79,7 +82,7 @@ fn help_and_version_are_results() {
 
 #[test]
 fn bad_flag_values_are_usage_errors_that_name_them() {
-    let cases: [(&[&str], &[&str]); 17] = [
+    let cases: [(&[&str], &[&str]); 25] = [
         (&["generate", "x", "--format", "q5"], &["--format", "`q5`", "q4_0"]),
         (&["generate", "x", "--temp", "-1"], &["--temp -1"]),
         (&["generate", "x", "--temp", "nan"], &["--temp NaN"]),
@@ -96,6 +99,14 @@ fn bad_flag_values_are_usage_errors_that_name_them() {
         (&["generate", "x", "--bogus"], &["--bogus"]),
         (&["perplexity", "--window", "1", "-f", "Cargo.toml"], &["--window 1"]),
         (&["synth", "bogus", "unused"], &["bogus"]),
+        (&["bench", "-r", "0"], &["--repetitions 0"]),
+        (&["bench", "-p", "0", "-n", "0"], &["--prompt 0", "--tokens 0"]),
+        (&["bench", "-p", "1,x"], &["--prompt", "'x'"]),
+        (&["bench", "-pg", "512"], &["--pg", "`512`", "512,128"]),
+        (&["bench", "-m", "demo,no/such/model"], &["no/such/model"]),
+        (&["bench", "--suite", "-p", "16"], &["--suite", "--prompt"]),
+        (&["profile", "-p", "0"], &["--prompt", "1..=4096"]),
+        (&["profile", "--clock", "sun"], &["`sun`", "timestamps"]),
         (&["synth", "micro", "unused", "--dtype", "q4_0"], &["--dtype", "`q4_0`"]),
     ];
     for (args, parts) in cases {
@@ -298,4 +309,64 @@ fn contexts_and_tiers_out_of_range_are_refused() {
     let bogus = samara().args(["generate", "x"]).env("SAMARA_TIER", "bogus").output().unwrap();
     refused(&bogus, 2, &["SAMARA_TIER", "bogus", "subgroup"]);
     refused(&run(&["generate", "x", "-q", "--adapter", "nowhere"]), 2, &["--adapter nowhere"]);
+}
+
+#[test]
+fn bench_writes_every_form_of_the_same_rows() {
+    if !gpu() {
+        return;
+    }
+    let args = ["bench", "-q", "-m", "demo", "-p", "8", "-n", "4", "-pg", "8,2", "-r", "2", "-d", "0,16"];
+    let bench = |format: &str| stdout(&run(&[&args[..], &["-o", format]].concat()));
+    let tests = ["pp8", "tg4", "pp8+tg2", "pp8 @ d16", "tg4 @ d16", "pp8+tg2 @ d16"];
+
+    let Document::Bench(document) = serde_json::from_str(&bench("json")).unwrap() else { panic!("a bench") };
+    assert_eq!(document.rows.iter().map(|row| row.test.as_str()).collect::<Vec<_>>(), tests);
+    assert!(document.rows.iter().all(|row| row.tok_s.values().len() == 2 && row.subject.format == "bf16"));
+
+    let lines = bench("jsonl");
+    let rows: Vec<BenchRow> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.iter().map(|row| row.test.as_str()).collect::<Vec<_>>(), tests);
+
+    let csv = bench("csv");
+    let fields: Vec<usize> = csv.lines().map(|line| line.matches(',').count()).collect();
+    // The adapter's name has a comma of its own on some machines, and is quoted then.
+    assert_eq!((fields.len(), csv.starts_with("samara,commit,adapter")), (7, true), "{csv}");
+
+    let table = bench("md");
+    assert!(tests.iter().all(|test| table.contains(&format!("| {test} "))), "{table}");
+}
+
+#[test]
+fn profile_tells_kernels_and_layers_and_writes_a_trace() {
+    if !gpu() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let trace = directory.path().join("trace.json");
+    let args = ["profile", "-p", "16", "-r", "1", "--trace", trace.to_str().unwrap()];
+    let output = run(&args);
+    let tables = stdout(&output);
+    for part in
+        ["| matvec ", "| matmul ", "| layer.7 ", "| head ", "prefill of demo bf16", "decode of demo bf16"]
+    {
+        assert!(tables.contains(part), "{part} is not in {tables}");
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in ["clock ", "tier ", "commit ", "measured ceilings"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let trace: Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let complete = events.iter().filter(|event| event["ph"] == "X").count();
+    // 8 layers: 8 a layer and 5 more of a prefill, 4 more of a decode step.
+    assert_eq!(complete, 69 + 68);
+
+    let json =
+        stdout(&run(&["profile", "-q", "-p", "16", "-d", "5", "-r", "2", "--clock", "wall", "-o", "json"]));
+    let Document::Profile(profile) = serde_json::from_str(&json).unwrap() else { panic!("a profile") };
+    assert_eq!(profile.environment.clock, "wall");
+    let steps: Vec<_> =
+        profile.steps.iter().map(|step| (step.name.as_str(), step.tokens, step.position)).collect();
+    assert_eq!(steps, [("prefill", 16, 5), ("decode", 1, 21)]);
 }

@@ -2,8 +2,15 @@
 
 mod common;
 
-use samara::gpu::Clock;
+use samara::gpu::{Clock, Gpu};
+use samara::instruments::bench::{Repetitions, Test, bench};
 use samara::instruments::ceilings;
+use samara::instruments::document::{Ceilings, Environment, Subject};
+use samara::instruments::verify::verify;
+use samara::kernels::Shaders;
+use samara::model::{Checkpoint, Size, synth};
+use samara::quant::Format;
+use samara::{LoadOptions, Model};
 
 #[test]
 fn ceilings_are_measured_by_every_clock_that_the_adapter_has() {
@@ -18,5 +25,104 @@ fn ceilings_are_measured_by_every_clock_that_the_adapter_has() {
         assert!(found.copy_gb_s > 0.1 && found.copy_gb_s < 1e5, "{clock}: {found:?}");
         assert!(found.fma_gflop_s > 0.1 && found.fma_gflop_s < 1e6, "{clock}: {found:?}");
         assert_eq!(found.matrix_gflop_s.is_some(), gpu.summary().matrix_units);
+    }
+}
+
+#[test]
+fn the_demo_is_verified_in_every_format_and_a_wrong_shader_is_noticed() {
+    let Some(gpu) = common::gpu() else { return };
+    for format in Format::ALL {
+        let options = LoadOptions { format: Some(format), ..LoadOptions::default() };
+        let gpu = gpu.at_tier(gpu.tier()).unwrap();
+        verify(&Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap()).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let right = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/matvec.wgsl")).unwrap();
+    let wrong = right.replace("= totals[r];", "= totals[r] + 0.01;");
+    assert_ne!(right, wrong);
+    std::fs::write(folder.path().join("matvec.wgsl"), wrong).unwrap();
+    let shaders = Shaders::read(folder.path()).unwrap();
+    let mut gpu = gpu.at_tier(gpu.tier()).unwrap();
+    gpu.set_shaders(shaders);
+    let micro = Checkpoint::synthetic(Size::Micro, 0);
+    let model = Model::from_checkpoint(&micro, gpu, LoadOptions::default()).unwrap();
+    let message = verify(&model).unwrap_err().to_string();
+    assert!(message.contains("nothing is timed"), "{message}");
+}
+
+fn micro(gpu: Gpu, format: Format) -> Model {
+    let options = LoadOptions { format: Some(format), ..LoadOptions::default() };
+    Model::from_checkpoint(&Checkpoint::synthetic(Size::Micro, 0), gpu, options).unwrap()
+}
+
+#[test]
+fn every_clock_times_every_dispatch_and_changes_nothing() {
+    let Some(gpu) = common::gpu() else { return };
+    let ids = synth::prompt(32000, 9);
+    let plain = {
+        let mut session = micro(gpu.at_tier(gpu.tier()).unwrap(), Format::F32).session(Some(16)).unwrap();
+        session.prefill(&ids).unwrap();
+        session.prefill(&[7]).unwrap();
+        session.next_greedy().unwrap()
+    };
+    for clock in [Clock::Timestamps, Clock::PassTimestamps, Clock::Wall] {
+        let mut gpu = gpu.at_tier(gpu.tier()).unwrap();
+        if gpu.set_clock(clock).is_err() {
+            eprintln!("skipped: the adapter has no {clock}");
+            continue;
+        }
+        let mut session = micro(gpu, Format::F32).session(Some(16)).unwrap();
+        let profile = session.profile(&ids).unwrap();
+        // 8 a layer, embedding, first norm, head and argmax; the last residual add of a prefill is unfused.
+        assert_eq!(profile.len(), 8 * 4 + 5, "{clock}");
+        assert!(profile.iter().all(|(_, span)| span.nanoseconds() > 0.0), "{clock}: {profile:?}");
+        assert!(profile.windows(2).all(|pair| pair[0].1.end <= pair[1].1.start), "{clock}");
+        assert_eq!(session.position(), 9);
+        session.prefill(&[7]).unwrap();
+        assert_eq!(session.next_greedy().unwrap(), plain, "{clock}");
+    }
+}
+
+#[test]
+fn a_decode_step_costs_its_weights_its_live_cache_and_little_more() {
+    let Some(gpu) = common::gpu() else { return };
+    let model = micro(gpu, Format::Q8_0);
+    let weights = model.inspect().weight_bytes;
+    // Of the embedding a row is read as such, and all of it as the head.
+    let [near, far] = [0, 100].map(|position| model.cost(256, position, 1));
+    let kv_heads: usize = model.config().layers.iter().map(|layer| layer.kv_heads).sum();
+    let key = (2 * kv_heads * model.config().head_dim * 2) as u64;
+    assert_eq!(far.read - near.read, 100 * key, "an f16 key and value of every head for each cached token");
+    assert!(near.read >= weights && near.read <= weights + weights / 50, "{} for {weights}", near.read);
+    // The head of a prefill runs for one row; its weights are read once for all tokens.
+    let prefill = model.cost(256, 0, 16);
+    let head = (2 * model.config().vocab_size * model.config().model_dim) as u64;
+    assert!(prefill.read < 2 * near.read, "{prefill:?} {near:?}");
+    assert!(prefill.flops - head > 15 * (near.flops - head), "{prefill:?} {near:?}");
+}
+
+#[test]
+fn a_bench_counts_what_was_submitted_and_bounds_what_was_allocated() {
+    let Some(gpu) = common::gpu() else { return };
+    let model = micro(gpu, Format::F16);
+    let environment = Environment::of(model.gpu(), "test");
+    let subject = Subject::of(&model, "synthetic:micro");
+    let ceilings = Ceilings { copy_gb_s: 10.0, fma_gflop_s: 100.0, matrix_gflop_s: None };
+    let run = |prompt, generated, depth| {
+        let repetitions = Repetitions { timed: 2, warm_up: true };
+        let test = Test { prompt, generated, depth };
+        bench(&model, &environment, &subject, ceilings, test, repetitions, || ()).unwrap()
+    };
+    let tg = run(0, 6, 3);
+    assert_eq!((tg.test.as_str(), tg.dispatches_per_token, tg.submits_per_token), ("tg6 @ d3", 36.0, 1.0));
+    let pp = run(10, 0, 0);
+    assert_eq!((pp.test.as_str(), pp.dispatches_per_token, pp.submits_per_token), ("pp10", 3.7, 0.1));
+    let both = run(10, 6, 0);
+    assert_eq!((both.test.as_str(), both.dispatches_per_token), ("pp10+tg6", (37.0 + 6.0 * 36.0) / 16.0));
+    for row in [tg, pp, both] {
+        assert!(row.peak_bytes > model.inspect().weight_bytes && row.peak_bytes < 1 << 26, "{row:?}");
+        assert!(row.first_token_ms.median() > 0.0 && row.tok_s.min() > 0.0, "{row:?}");
+        let share = row.bytes_read_per_token * row.tok_s.median() * 1e-9 / 10.0;
+        assert!(row.bandwidth_share >= share && row.bandwidth_share < 1.2 * share, "{row:?}");
     }
 }

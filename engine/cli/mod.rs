@@ -1,17 +1,19 @@
 //! The command line: one file per subcommand, and here what they share. No engine logic.
 
+mod bench;
 mod devices;
 mod files;
 mod generate;
 mod inspect;
 mod logits;
 mod perplexity;
+mod profile;
 mod stop;
 mod synth;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the commands of the instruments, which follow"))]
 mod table;
 mod tokenize;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,12 +21,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use samara::gpu::AdapterSummary;
+use samara::instruments::document::{Ceilings, Environment};
 use samara::model::{Checkpoint, demo};
 use samara::quant::Format;
 use samara::tokenizer::Tokenizer;
 use samara::{Backend, Error, Fusion, KvFormat, LoadOptions, Model};
 
-#[expect(dead_code, reason = "for the commands of the instruments, which follow")]
 /// The commit of this program, `-dirty` where it was changed since.
 const COMMIT: &str = git_version::git_version!(args = ["--always", "--dirty=-dirty"], fallback = "unknown");
 
@@ -45,6 +48,8 @@ enum Command {
     Devices(devices::DevicesArgs),
     Inspect(inspect::InspectArgs),
     Synth(synth::SynthArgs),
+    Bench(bench::BenchArgs),
+    Profile(profile::ProfileArgs),
 }
 
 impl Cli {
@@ -58,8 +63,23 @@ impl Cli {
             Command::Devices(args) => devices::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Synth(args) => synth::run(args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Profile(args) => profile::run(&args),
         }
     }
+}
+
+/// Returns the arguments with llama-bench's `-pg`, which is no short flag of one letter, as `--pg`.
+pub fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = given.collect();
+    if arguments.get(1).is_some_and(|command| command == "bench") {
+        arguments
+            .iter_mut()
+            .skip(2)
+            .filter(|argument| *argument == "-pg")
+            .for_each(|flag| *flag = "--pg".into());
+    }
+    arguments
 }
 
 /// Why a subcommand ended early.
@@ -126,41 +146,72 @@ struct ModelArgs {
 impl ModelArgs {
     /// Loads the model, with a progress bar where someone sees it.
     fn load(&self) -> samara::Result<Model> {
-        let fusion = self.no_fuse.iter().try_fold(Fusion::all(), |fusion, rule| fusion.without(rule))?;
+        self.load_with(self.options()?)
+    }
+
+    /// Returns how the flags ask for the model to be loaded.
+    fn options(&self) -> samara::Result<LoadOptions> {
+        Ok(LoadOptions {
+            format: self.format,
+            kv: self.kv,
+            adapter: self.adapter.clone(),
+            backend: self.backend,
+            fusion: self.no_fuse.iter().try_fold(Fusion::all(), |fusion, rule| fusion.without(rule))?,
+            ..LoadOptions::default()
+        })
+    }
+
+    /// Loads the model with other options than the flags alone give.
+    fn load_with(&self, options: LoadOptions) -> samara::Result<Model> {
         let bar = self.bar("loading", "{bytes} of {total_bytes}");
         let shown = bar.clone();
         let progress = move |done, total| {
             shown.set_length(total);
             shown.set_position(done);
         };
-        let options = LoadOptions {
-            format: self.format,
-            kv: self.kv,
-            adapter: self.adapter.clone(),
-            backend: self.backend,
-            fusion,
-            progress: Some(Box::new(progress)),
-            ..LoadOptions::default()
-        };
-        let model = Model::load(&self.model, options);
+        let model = Model::load(&self.model, LoadOptions { progress: Some(Box::new(progress)), ..options });
         bar.finish_and_clear();
         let model = model?;
-        let adapter = model.adapter();
-        if adapter.software && !self.quiet {
-            note(format_args!("warning: `{}` is a software adapter: this runs on the CPU", adapter.name));
+        if !self.quiet {
+            warn_of_software(model.adapter());
         }
         Ok(model)
     }
 
-    /// Returns a progress bar on standard error; it stays hidden when that is no terminal or with `--quiet`.
     fn bar(&self, label: &'static str, counts: &str) -> ProgressBar {
-        if self.quiet {
-            return ProgressBar::hidden();
-        }
-        let style = ProgressStyle::with_template(&format!("{{prefix}} [{{bar:30}}] {counts}"))
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::new(0).with_style(style.progress_chars("=> ")).with_prefix(label)
+        bar(self.quiet, label, counts)
     }
+}
+
+/// Returns a progress bar on standard error; it stays hidden when that is no terminal, or when `quiet`.
+fn bar(quiet: bool, label: &'static str, counts: &str) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(&format!("{{prefix}} [{{bar:30}}] {counts}"))
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style.progress_chars("=> ")).with_prefix(label)
+}
+
+/// Says so where an adapter is a program on the CPU.
+fn warn_of_software(adapter: &AdapterSummary) {
+    if adapter.software {
+        note(format_args!("warning: `{}` is a software adapter: this runs on the CPU", adapter.name));
+    }
+}
+
+/// Says where and how something is measured.
+fn announce(environment: &Environment, ceilings: &Ceilings) {
+    let Environment { adapter, backend, driver, tier, clock, commit, tuned, .. } = environment;
+    note(format_args!("{adapter}, {backend}, {driver}"));
+    note(format_args!("tier {tier}, clock {clock}, {tuned} tuned shapes, commit {commit}"));
+    let matrix = ceilings.matrix_gflop_s.map(|rate| format!(", matrix units {rate:.0} GFLOP/s"));
+    note(format_args!(
+        "measured ceilings: copy {:.1} GB/s, multiply-adds {:.0} GFLOP/s{}",
+        ceilings.copy_gb_s,
+        ceilings.fma_gflop_s,
+        matrix.unwrap_or_default()
+    ));
 }
 
 /// Where the tokenizer comes from: a flag of the subcommands that read or print text.

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu};
+use crate::graph::fuse::Rule;
 use crate::instruments::samples::Samples;
+use crate::session::Model;
 
 /// Version of the documents' layout.
 pub const VERSION: u32 = 1;
@@ -99,6 +101,20 @@ pub struct Subject {
     pub rules_off: Vec<String>,
 }
 
+impl Subject {
+    /// Returns what a model is; `spec` is how it was named.
+    pub fn of(model: &Model, spec: &str) -> Self {
+        let off = Rule::ALL.iter().filter(|rule| !model.fusion().rules().contains(rule));
+        Self {
+            model: spec.to_owned(),
+            parameters: model.parameters(),
+            format: model.format().to_string(),
+            kv: model.kv().to_string(),
+            rules_off: off.map(ToString::to_string).collect(),
+        }
+    }
+}
+
 /// One run of `samara bench`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bench {
@@ -169,6 +185,8 @@ pub struct StepProfile {
     pub tokens: usize,
     /// Tokens cached before it.
     pub position: usize,
+    /// Nanoseconds from the start of recording the step, timestamps left out, until its id was on the host.
+    pub wall_ns: Samples,
     /// The dispatches in order.
     pub dispatches: Vec<DispatchProfile>,
 }

@@ -3,7 +3,10 @@
 //! Every document says what was measured (GPU timestamps or the wall clock), on which adapter, driver, tier
 //! and commit. Times are medians with their samples beside them.
 
+pub mod bench;
 pub mod ceilings;
 pub mod check;
 pub mod document;
+pub mod profile;
 pub mod samples;
+pub mod verify;

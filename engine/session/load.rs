@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterSummary, Backend, BufferRange, Gpu};
+use crate::gpu::{AdapterSummary, Backend, BufferRange, Clock, Gpu};
 use crate::graph::fuse::Fusion;
 use crate::kernels::Shaders;
 use crate::model::layout::Layout;
@@ -92,6 +92,8 @@ pub struct LoadOptions {
     pub prefill_chunk: usize,
     /// Lowers the largest storage binding below what the adapter offers, in bytes.
     pub max_binding_bytes: Option<u64>,
+    /// What takes the times of dispatches; without it the best that the adapter has.
+    pub clock: Option<Clock>,
     /// Hears of the bytes loaded.
     pub progress: Option<Progress>,
 }
@@ -108,6 +110,7 @@ impl Default for LoadOptions {
             // 128 rows fill a GPU and keep one step of the 3B far from driver time-outs.
             prefill_chunk: 128,
             max_binding_bytes: None,
+            clock: None,
             progress: None,
         }
     }
@@ -132,6 +135,8 @@ pub(super) struct Inner {
     pub(super) layout: Layout,
     /// Planes of each part of each weight.
     pub(super) weights: HashMap<(String, usize), Vec<BufferRange>>,
+    /// Format of the matrices, as asked for or as the embedding is stored.
+    pub(super) format: Format,
     pub(super) kv: KvFormat,
     pub(super) fusion: Fusion,
     pub(super) chunk: usize,
@@ -156,11 +161,12 @@ impl Model {
         let checkpoint = Checkpoint::source(spec)?;
         let mut gpu = Gpu::open(options.adapter.as_deref(), options.backend)?;
         gpu.set_shaders(options.shaders.clone());
+        options.clock.map_or(Ok(()), |clock| gpu.set_clock(clock))?;
         Self::from_checkpoint(&checkpoint, gpu, options)
     }
 
     /// Loads a checkpoint onto an opened device, for instance the caller's own
-    /// ([`Gpu::from_device`]); `adapter`, `backend` and `shaders` of the options are not looked at.
+    /// ([`Gpu::from_device`]); `adapter`, `backend`, `shaders` and `clock` of the options are not looked at.
     ///
     /// # Errors
     /// When a value is not finite or the device lacks memory.
@@ -180,8 +186,9 @@ impl Model {
         // The logits of a chunk must fit one binding when all of them are wanted.
         let rows = usize::try_from(limit / (config.vocab_size as u64 * 4)).unwrap_or(usize::MAX);
         let chunk = chunk.min(rows.max(1));
-        let (kv, fusion) = (options.kv, options.fusion);
-        Ok(Self(Arc::new(Inner { gpu, config, layout, weights, kv, fusion, chunk })))
+        let stored = Format::of(checkpoint.weights()[0].stored).expect("checkpoints hold floats");
+        let (format, kv, fusion) = (options.format.unwrap_or(stored), options.kv, options.fusion);
+        Ok(Self(Arc::new(Inner { gpu, config, layout, weights, format, kv, fusion, chunk })))
     }
 
     /// Starts a sequence of at most `context` tokens; without a number, as many as the model was
@@ -196,6 +203,11 @@ impl Model {
     /// Returns the configuration.
     pub fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// Returns the number of parameters; the head is the embedding and counts once.
+    pub fn parameters(&self) -> u64 {
+        self.0.layout.iter().map(|(_, weight)| (weight.rows * weight.cols) as u64).sum()
     }
 
     /// Returns what is known of the adapter.

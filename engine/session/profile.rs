@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Span};
+use crate::graph::fuse::Fusion;
 use crate::kernels::Cost;
 use crate::model::openelm::{Logits, StepShape};
+use crate::quant::Format;
 use crate::session::Session;
-use crate::session::load::{Inner, Model};
+use crate::session::load::{Inner, KvFormat, Model};
 
 /// One dispatch of a step, with what it has to move and compute.
 #[derive(Clone, Debug)]
@@ -41,6 +43,34 @@ impl Model {
     pub fn gpu(&self) -> &Gpu {
         &self.inner().gpu
     }
+
+    /// Returns the format in which weight matrices were asked for, or else are stored.
+    pub fn format(&self) -> Format {
+        self.inner().format
+    }
+
+    /// Returns the format of KV caches.
+    pub fn kv(&self) -> KvFormat {
+        self.inner().kv
+    }
+
+    /// Returns the fusion rules that are on.
+    pub fn fusion(&self) -> &Fusion {
+        &self.inner().fusion
+    }
+
+    /// Returns what a prefill of `tokens` tokens has to move and compute, in a session of `context` tokens of
+    /// which `position` are cached.
+    pub fn cost(&self, context: usize, position: usize, tokens: usize) -> Cost {
+        let (model, mut sum) = (self.inner(), Cost::default());
+        for first in (0..tokens).step_by(model.chunk) {
+            let count = model.chunk.min(tokens - first);
+            let logits = if first + count == tokens { Logits::Last } else { Logits::None };
+            let ops = model.ops(context, position + first, count, logits);
+            ops.into_iter().for_each(|op| sum += op.cost);
+        }
+        sum
+    }
 }
 
 impl Session {
@@ -63,18 +93,6 @@ impl Session {
         self.history.extend_from_slice(ids);
         let ops = self.model.ops(self.context(), position, ids.len(), Logits::Last);
         Ok(ops.into_iter().zip(spans).collect())
-    }
-
-    /// Returns what [`prefill`](Self::prefill) of `tokens` tokens would move and compute from here.
-    pub fn cost(&self, tokens: usize) -> Cost {
-        let mut sum = Cost::default();
-        for first in (0..tokens).step_by(self.model.chunk) {
-            let count = self.model.chunk.min(tokens - first);
-            let logits = if first + count == tokens { Logits::Last } else { Logits::None };
-            let ops = self.model.ops(self.context(), self.position() + first, count, logits);
-            ops.into_iter().for_each(|op| sum += op.cost);
-        }
-        sum
     }
 
     /// Returns the time spent so far in recording and submitting steps, waiting for the device left out.

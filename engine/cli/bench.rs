@@ -1,0 +1,376 @@
+//! `samara bench`: throughput of models, in llama-bench's terms.
+
+use std::io::{self, Write};
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use indicatif::{BinaryBytes, ProgressBar};
+use samara::gpu::{self, AdapterSummary, Gpu};
+use samara::instruments::bench::{Repetitions, Test, bench};
+use samara::instruments::document::{Bench, BenchRow, Ceilings, Document, Environment, Subject, VERSION};
+use samara::instruments::{ceilings, verify};
+use samara::model::Checkpoint;
+use samara::quant::Format;
+use samara::{Backend, Error, KvFormat};
+
+use super::table::Table;
+use super::{COMMIT, Failure, ModelArgs, bar, note};
+
+/// Measure the throughput of models
+///
+/// `pp` is a prompt, `tg` is text generation, one token after another, greedy and with the choice of the
+/// token included. Values separated by commas, and flags given several times, are combined with each other.
+/// Every model is checked before it is timed.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// `demo`, a directory, or `synthetic:SIZE[:SEED]` [default: demo]
+    #[arg(short, long, value_delimiter = ',')]
+    model: Vec<String>,
+    /// Prompt tokens; 0 is no such test [default: 512]
+    #[arg(short, long, value_name = "N", value_delimiter = ',')]
+    prompt: Vec<usize>,
+    /// Tokens to generate; 0 is no such test [default: 128]
+    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',')]
+    tokens: Vec<usize>,
+    /// Prompt and generation as one test, `-pg 512,128`; may be given several times
+    #[arg(long = "pg", value_name = "P,N")]
+    both: Vec<Both>,
+    /// Tokens cached before each test [default: 0]
+    #[arg(short, long, value_name = "N", value_delimiter = ',')]
+    depth: Vec<usize>,
+    /// Timed runs of each test
+    #[arg(short, long, value_name = "N", default_value_t = 5)]
+    repetitions: usize,
+    /// Weight formats: f32, f16, bf16, q8_0, q4_0 [default: as stored]
+    #[arg(long, value_delimiter = ',')]
+    format: Vec<Format>,
+    /// Adapters, by number or a part of the name, or `all` [default: the first]
+    #[arg(long, value_name = "N|NAME", value_delimiter = ',')]
+    adapter: Vec<String>,
+    /// Graphics API: vulkan, metal or dx12
+    #[arg(long)]
+    backend: Option<Backend>,
+    /// Number format of the KV cache: f16 or f32
+    #[arg(long, default_value_t)]
+    kv: KvFormat,
+    /// Switch off a fusion rule, or `all`; may be given several times
+    #[arg(long, value_name = "RULE")]
+    no_fuse: Vec<String>,
+    /// Every size in every format, p 512, n 128, at depths 0 and 1536: one command for a new GPU
+    #[arg(long, conflicts_with_all = ["model", "prompt", "tokens", "both", "depth", "format"])]
+    suite: bool,
+    /// Time the first run too
+    #[arg(long)]
+    no_warmup: bool,
+    /// Form of the results
+    #[arg(short, long, value_enum, default_value_t = Output::Md)]
+    output: Output,
+    /// No progress on standard error
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A table
+    Md,
+    /// One document
+    Json,
+    /// An object a line, as soon as it is measured
+    Jsonl,
+    /// Comma-separated values, a line as soon as it is measured
+    Csv,
+}
+
+/// The two numbers of `-pg`.
+#[derive(Clone, Copy)]
+struct Both([usize; 2]);
+
+impl FromStr for Both {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers: Option<Vec<usize>> = text.split(',').map(|part| part.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[prompt, tokens]) if prompt > 0 && tokens > 0 => Ok(Self([prompt, tokens])),
+            _ => Err(format!("`{text}` is no pair of numbers of tokens such as 512,128")),
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let plan = Plan::new(args)?;
+    let bar = bar(args.quiet, "measuring", "{pos} of {len} runs, {msg}");
+    bar.set_length(plan.runs(args) as u64);
+    let mut rows = Rows::new(args.output, &plan);
+    for adapter in &plan.adapters {
+        let device = Device::new(args, adapter)?;
+        if !args.quiet {
+            bar.suspend(|| device.announce());
+        }
+        for model in &plan.models {
+            for &format in &plan.formats {
+                let outcome = measure(args, &plan, &device, model, format, &bar, &mut rows);
+                match outcome {
+                    // A suite asks for models of every size: one that does not fit is left out.
+                    Err(Failure::Run(error @ (Error::Gpu(_) | Error::Unsupported(_)))) if args.suite => {
+                        bar.suspend(|| note(format_args!("left out {model}: {error}")));
+                    }
+                    other => other?,
+                }
+            }
+        }
+    }
+    bar.finish_and_clear();
+    rows.finish()
+}
+
+/// What is to be measured, every choice with every other.
+struct Plan {
+    adapters: Vec<Option<String>>,
+    models: Vec<String>,
+    formats: Vec<Option<Format>>,
+    tests: Vec<Test>,
+}
+
+impl Plan {
+    fn new(args: &BenchArgs) -> samara::Result<Self> {
+        if args.repetitions == 0 {
+            return Err(Error::Input("--repetitions 0: at least one run is timed".to_owned()));
+        }
+        let adapters = adapters(args)?;
+        if args.suite {
+            let sizes = ["270M", "450M", "1_1B", "3B"];
+            return Ok(Self {
+                adapters,
+                models: sizes.iter().map(|size| format!("synthetic:{size}")).collect(),
+                formats: Format::ALL.into_iter().map(Some).collect(),
+                tests: tests(&[512], &[128], &[], &[0, 1536]),
+            });
+        }
+        let or =
+            |given: &[usize], default: usize| if given.is_empty() { vec![default] } else { given.to_vec() };
+        // As in llama-bench: asking for a combined test alone asks for nothing else.
+        let alone = !args.both.is_empty() && args.prompt.is_empty() && args.tokens.is_empty();
+        let default = |tokens| if alone { 0 } else { tokens };
+        let (prompts, tokens) = (or(&args.prompt, default(512)), or(&args.tokens, default(128)));
+        let tests = tests(&prompts, &tokens, &args.both, &or(&args.depth, 0));
+        if tests.is_empty() {
+            return Err(Error::Input("--prompt 0 and --tokens 0 leave nothing to measure".to_owned()));
+        }
+        let models = if args.model.is_empty() { vec!["demo".to_owned()] } else { args.model.clone() };
+        // What cannot be opened is told before anything is timed.
+        models.iter().try_for_each(|model| Checkpoint::source(model).map(drop))?;
+        let formats: Vec<_> = args.format.iter().copied().map(Some).collect();
+        Ok(Self { adapters, models, formats: if formats.is_empty() { vec![None] } else { formats }, tests })
+    }
+
+    fn runs(&self, args: &BenchArgs) -> usize {
+        let each = args.repetitions + usize::from(!args.no_warmup);
+        self.adapters.len() * self.models.len() * self.formats.len() * self.tests.len() * each
+    }
+}
+
+fn adapters(args: &BenchArgs) -> samara::Result<Vec<Option<String>>> {
+    if args.adapter.iter().any(|adapter| adapter == "all") {
+        let all = gpu::adapters(args.backend)?;
+        return Ok(all.iter().map(|adapter| Some(adapter.index.to_string())).collect());
+    }
+    let named: Vec<_> = args.adapter.iter().cloned().map(Some).collect();
+    Ok(if named.is_empty() { vec![None] } else { named })
+}
+
+fn tests(prompts: &[usize], tokens: &[usize], both: &[Both], depths: &[usize]) -> Vec<Test> {
+    let prompts = prompts.iter().map(|&prompt| [prompt, 0]);
+    let tokens = tokens.iter().map(|&generated| [0, generated]);
+    let pairs: Vec<_> =
+        prompts.chain(tokens).chain(both.iter().map(|both| both.0)).filter(|pair| *pair != [0, 0]).collect();
+    let at = |depth| pairs.iter().map(move |&[prompt, generated]| Test { prompt, generated, depth });
+    depths.iter().flat_map(|&depth| at(depth)).collect()
+}
+
+/// An adapter with its ceilings.
+struct Device {
+    adapter: Option<String>,
+    summary: AdapterSummary,
+    environment: Environment,
+    ceilings: Ceilings,
+}
+
+impl Device {
+    fn new(args: &BenchArgs, adapter: &Option<String>) -> samara::Result<Self> {
+        let gpu = Gpu::open(adapter.as_deref(), args.backend)?;
+        Ok(Self {
+            adapter: adapter.clone(),
+            summary: gpu.summary().clone(),
+            environment: Environment::of(&gpu, COMMIT),
+            ceilings: ceilings::measure(&gpu)?,
+        })
+    }
+
+    fn announce(&self) {
+        super::announce(&self.environment, &self.ceilings);
+        super::warn_of_software(&self.summary);
+    }
+}
+
+/// Loads and checks one model, then runs every test.
+fn measure(
+    args: &BenchArgs,
+    plan: &Plan,
+    device: &Device,
+    model: &str,
+    format: Option<Format>,
+    bar: &ProgressBar,
+    rows: &mut Rows,
+) -> Result<(), Failure> {
+    let spec = model.to_owned();
+    bar.set_message(format!("loading {spec}"));
+    let options = ModelArgs {
+        model: spec.clone(),
+        adapter: device.adapter.clone(),
+        backend: args.backend,
+        format,
+        kv: args.kv,
+        no_fuse: args.no_fuse.clone(),
+        quiet: true,
+    };
+    let model = options.load()?;
+    verify::verify(&model)?;
+    let environment = Environment::of(model.gpu(), COMMIT);
+    let subject = Subject::of(&model, &spec);
+    let repetitions = Repetitions { timed: args.repetitions, warm_up: !args.no_warmup };
+    for &test in &plan.tests {
+        bar.set_message(format!("{spec} {} {test}", subject.format));
+        let row = bench(&model, &environment, &subject, device.ceilings, test, repetitions, || bar.inc(1))?;
+        if !args.quiet && !rows.streams() {
+            // Whoever ends a long run early keeps what there was.
+            bar.suspend(|| note(format_args!("{spec} {} {test}: {:.2} tok/s", subject.format, row.tok_s)));
+        }
+        bar.suspend(|| rows.push(row))?;
+    }
+    Ok(())
+}
+
+/// The results, printed as they come where the form allows it.
+struct Rows {
+    output: Output,
+    several_adapters: bool,
+    rows: Vec<BenchRow>,
+}
+
+impl Rows {
+    fn new(output: Output, plan: &Plan) -> Self {
+        Self { output, several_adapters: plan.adapters.len() > 1, rows: Vec::new() }
+    }
+
+    /// Tells whether results are printed as they come.
+    fn streams(&self) -> bool {
+        matches!(self.output, Output::Jsonl | Output::Csv)
+    }
+
+    fn push(&mut self, row: BenchRow) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        match self.output {
+            Output::Md | Output::Json => {}
+            Output::Jsonl => {
+                let line = serde_json::to_string(&row).map_err(io::Error::from)?;
+                writeln!(out, "{line}")?;
+            }
+            Output::Csv => {
+                let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(out);
+                if self.rows.is_empty() {
+                    writer.write_record(CSV.map(|(name, _)| name)).map_err(io::Error::other)?;
+                }
+                writer.write_record(CSV.map(|(_, value)| value(&row))).map_err(io::Error::other)?;
+                writer.flush()?;
+            }
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        match self.output {
+            Output::Md => write!(out, "{}", self.table())?,
+            Output::Json => {
+                let document = Document::Bench(Bench { version: VERSION, rows: self.rows });
+                out.write_all(document.to_json().as_bytes())?;
+            }
+            Output::Jsonl | Output::Csv => {}
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new([
+            "model",
+            ">params",
+            "format",
+            "test",
+            ">tok/s",
+            ">first token ms",
+            ">dispatches/tok",
+            ">submits/tok",
+            ">host us/tok",
+            ">MB read/tok",
+            ">GB/s",
+            ">of copy",
+            ">peak memory",
+        ]);
+        for row in &self.rows {
+            let adapter = if self.several_adapters {
+                format!(" on {}", row.environment.adapter)
+            } else {
+                String::new()
+            };
+            table.push([
+                format!("{}{adapter}", row.subject.model),
+                format!("{:.1} M", row.subject.parameters as f64 / 1e6),
+                row.subject.format.clone(),
+                row.test.clone(),
+                format!("{:.2}", row.tok_s),
+                format!("{:.1}", row.first_token_ms.median()),
+                format!("{:.2}", row.dispatches_per_token),
+                format!("{:.3}", row.submits_per_token),
+                format!("{:.1}", row.host_us_per_token.median()),
+                format!("{:.1}", row.bytes_read_per_token / 1e6),
+                format!("{:.1}", row.moved_gb_s),
+                format!("{:.0} %", 100.0 * row.bandwidth_share),
+                BinaryBytes(row.peak_bytes).to_string(),
+            ]);
+        }
+        table
+    }
+}
+
+/// The columns of the CSV form.
+type Column = (&'static str, fn(&BenchRow) -> String);
+const CSV: [Column; 24] = [
+    ("samara", |r| r.environment.samara.clone()),
+    ("commit", |r| r.environment.commit.clone()),
+    ("adapter", |r| r.environment.adapter.clone()),
+    ("backend", |r| r.environment.backend.clone()),
+    ("driver", |r| r.environment.driver.clone()),
+    ("software", |r| r.environment.software.to_string()),
+    ("tier", |r| r.environment.tier.clone()),
+    ("copy_gb_s", |r| r.ceilings.copy_gb_s.to_string()),
+    ("model", |r| r.subject.model.clone()),
+    ("format", |r| r.subject.format.clone()),
+    ("kv", |r| r.subject.kv.clone()),
+    ("prompt", |r| r.prompt.to_string()),
+    ("generated", |r| r.generated.to_string()),
+    ("depth", |r| r.depth.to_string()),
+    ("tok_s", |r| r.tok_s.median().to_string()),
+    ("tok_s_min", |r| r.tok_s.min().to_string()),
+    ("tok_s_max", |r| r.tok_s.max().to_string()),
+    ("first_token_ms", |r| r.first_token_ms.median().to_string()),
+    ("dispatches_per_token", |r| r.dispatches_per_token.to_string()),
+    ("submits_per_token", |r| r.submits_per_token.to_string()),
+    ("host_us_per_token", |r| r.host_us_per_token.median().to_string()),
+    ("bytes_read_per_token", |r| r.bytes_read_per_token.to_string()),
+    ("bandwidth_share", |r| r.bandwidth_share.to_string()),
+    ("peak_bytes", |r| r.peak_bytes.to_string()),
+];

@@ -1,0 +1,154 @@
+//! Throughput of a model in llama-bench's terms: `pp` prompts, `tg` generates, at a depth of cached tokens.
+//!
+//! Generation is greedy through [`Session`]: the argmax runs on the device and its id is read back, as for a
+//! user; tokenizing is not part of it. The model is checked first ([`verify`](super::verify)).
+
+use std::fmt;
+use std::time::Instant;
+
+use super::document::{BenchRow, Ceilings, Environment, Subject};
+use super::samples::Samples;
+use super::verify::greedy;
+use crate::error::Result;
+use crate::gpu::Counters;
+use crate::kernels::Cost;
+use crate::model::synth;
+use crate::session::{Model, Session};
+
+/// Tokens that warm generation up.
+const WARM_UP: usize = 8;
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Test {
+    /// Prompt tokens that are prefilled.
+    pub prompt: usize,
+    /// Tokens that are generated.
+    pub generated: usize,
+    /// Tokens cached before.
+    pub depth: usize,
+}
+
+impl Test {
+    fn tokens(self) -> usize {
+        self.prompt + self.generated
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut name = match (self.prompt, self.generated) {
+            (prompt, 0) => format!("pp{prompt}"),
+            (0, generated) => format!("tg{generated}"),
+            (prompt, generated) => format!("pp{prompt}+tg{generated}"),
+        };
+        if self.depth > 0 {
+            name += &format!(" @ d{}", self.depth);
+        }
+        f.pad(&name)
+    }
+}
+
+/// How often a test is repeated.
+#[derive(Clone, Copy, Debug)]
+pub struct Repetitions {
+    /// Runs that are timed, at least 1.
+    pub timed: usize,
+    /// Whether the shapes of the test run once before.
+    pub warm_up: bool,
+}
+
+/// Times one test of a model; `done` hears of every run.
+///
+/// # Errors
+/// When the device fails or lacks memory.
+pub fn bench(
+    model: &Model,
+    environment: &Environment,
+    subject: &Subject,
+    ceilings: Ceilings,
+    test: Test,
+    repetitions: Repetitions,
+    mut done: impl FnMut(),
+) -> Result<BenchRow> {
+    model.gpu().forget_peak();
+    let mut session = model.session(Some(test.depth + test.tokens()))?;
+    let ids = synth::prompt(model.config().vocab_size, test.depth + test.prompt.max(1));
+    let (cached, prompt) = ids.split_at(test.depth);
+    if !cached.is_empty() {
+        session.prefill(cached)?;
+        session.next_greedy()?;
+    }
+    if repetitions.warm_up {
+        run(&mut session, model, test, prompt, test.generated.min(WARM_UP))?;
+        done();
+    }
+    let mut runs = Vec::with_capacity(repetitions.timed);
+    for _ in 0..repetitions.timed {
+        runs.push(run(&mut session, model, test, prompt, test.generated)?);
+        done();
+    }
+    let cost = cost(model, test);
+    let tokens = test.tokens() as f64;
+    let of = |value: fn(&Run) -> f64| Samples::new(runs.iter().map(value).collect());
+    let tok_s = Samples::new(runs.iter().map(|run| tokens / run.seconds).collect());
+    let moved_gb_s = cost.bytes() as f64 / tokens * tok_s.median() * 1e-9;
+    Ok(BenchRow {
+        environment: environment.clone(),
+        subject: subject.clone(),
+        ceilings,
+        test: test.to_string(),
+        prompt: test.prompt,
+        generated: test.generated,
+        depth: test.depth,
+        first_token_ms: of(|run| run.first_token * 1e3),
+        dispatches_per_token: of(|run| run.counters.dispatches as f64).median() / tokens,
+        submits_per_token: of(|run| run.counters.submits as f64).median() / tokens,
+        host_us_per_token: Samples::new(runs.iter().map(|run| run.host_seconds * 1e6 / tokens).collect()),
+        bytes_read_per_token: cost.read as f64 / tokens,
+        moved_gb_s,
+        bandwidth_share: moved_gb_s / ceilings.copy_gb_s,
+        peak_bytes: model.gpu().peak_bytes(),
+        tok_s,
+    })
+}
+
+/// What one run of a test took.
+struct Run {
+    seconds: f64,
+    first_token: f64,
+    host_seconds: f64,
+    counters: Counters,
+}
+
+/// Runs a test behind the first `test.depth` tokens of a session.
+fn run(session: &mut Session, model: &Model, test: Test, prompt: &[u32], generated: usize) -> Result<Run> {
+    session.rollback(test.depth)?;
+    model.gpu().wait()?;
+    let (host, before, start) = (session.host_time(), model.gpu().counters(), Instant::now());
+    // Without a prompt the first token is fed, so that each generated one is a step.
+    let first = greedy(session, prompt, 1)?[0];
+    let first_token = start.elapsed().as_secs_f64();
+    let rest = if test.prompt == 0 { generated - 1 } else { generated };
+    if rest > 0 {
+        greedy(session, &[first], rest)?;
+    }
+    let (seconds, after) = (start.elapsed().as_secs_f64(), model.gpu().counters());
+    let counters = Counters {
+        submits: after.submits - before.submits,
+        dispatches: after.dispatches - before.dispatches,
+    };
+    let host_seconds = (session.host_time() - host).as_secs_f64();
+    Ok(Run { seconds, first_token, host_seconds, counters })
+}
+
+/// Returns what a test has to move and compute.
+fn cost(model: &Model, test: Test) -> Cost {
+    let context = test.depth + test.tokens();
+    let mut sum = Cost::default();
+    if test.prompt > 0 {
+        sum += model.cost(context, test.depth, test.prompt);
+    }
+    (test.depth + test.prompt..context).for_each(|position| sum += model.cost(context, position, 1));
+    sum
+}

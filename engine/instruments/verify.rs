@@ -1,0 +1,74 @@
+//! Refusals to time what is wrong: a device that does not tell the demo's fable, a model whose ways to the
+//! same logits disagree.
+
+use super::check::nmse;
+use crate::error::{Error, Result};
+use crate::model::{Checkpoint, demo, synth};
+use crate::session::{LoadOptions, Model, Session};
+
+/// Largest error between the logits of one step and of many: f32 sums in another order, and keys and values
+/// that an f16 cache then rounds the other way.
+const TOLERANCE: f64 = 1e-5;
+/// Tokens of the prompt that both ways go through.
+const TOKENS: usize = 3;
+
+/// Checks that the device of a model tells the demo's fable, with the model's format, cache, rules and
+/// shaders, and that the model's prefill agrees with its decoding.
+///
+/// # Errors
+/// When either is wrong, or the device fails.
+pub fn verify(model: &Model) -> Result<()> {
+    tells_the_fable(model)?;
+    agrees_with_itself(model)
+}
+
+fn tells_the_fable(model: &Model) -> Result<()> {
+    let mut gpu = model.gpu().at_tier(model.gpu().tier())?;
+    gpu.set_tuning(model.gpu().tuning().clone());
+    let options = LoadOptions {
+        format: Some(model.format()),
+        kv: model.kv(),
+        fusion: model.fusion().clone(),
+        ..LoadOptions::default()
+    };
+    let fable = Model::from_checkpoint(&Checkpoint::demo()?, gpu, options)?;
+    let mut session = fable.session(Some(demo::KNOWN_PROMPT.len() + demo::KNOWN_TEXT.len()))?;
+    let found = greedy(&mut session, &demo::KNOWN_PROMPT, demo::KNOWN_TEXT.len())?;
+    if found == demo::KNOWN_TEXT {
+        return Ok(());
+    }
+    Err(wrong(model, &format!("the demo model goes on with {found:?}, expected {:?}", demo::KNOWN_TEXT)))
+}
+
+fn agrees_with_itself(model: &Model) -> Result<()> {
+    let prompt = synth::prompt(model.config().vocab_size, TOKENS);
+    let mut session = model.session(Some(TOKENS))?;
+    session.prefill(&prompt)?;
+    let whole = session.next_logits()?;
+    session.rollback(0)?;
+    prompt.iter().try_for_each(|&id| session.prefill(&[id]))?;
+    let stepwise = session.next_logits()?;
+    let wide = |logits: &[f32]| logits.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+    let error = nmse(&wide(&stepwise), &wide(&whole));
+    if error <= TOLERANCE {
+        return Ok(());
+    }
+    Err(wrong(model, &format!("logits of prefill and of decoding differ, NMSE {error:e} > {TOLERANCE:e}")))
+}
+
+fn wrong(model: &Model, what: &str) -> Error {
+    Error::Gpu(format!("adapter `{}` computes wrongly, so nothing is timed: {what}", model.adapter().name))
+}
+
+/// Returns the next tokens after a prompt, without stopping at the end of a text.
+pub(super) fn greedy(session: &mut Session, prompt: &[u32], tokens: usize) -> Result<Vec<u32>> {
+    session.prefill(prompt)?;
+    let mut ids = Vec::with_capacity(tokens);
+    while ids.len() < tokens {
+        if let Some(&last) = ids.last() {
+            session.prefill(&[last])?;
+        }
+        ids.push(session.next_greedy()?);
+    }
+    Ok(ids)
+}
