@@ -21,8 +21,8 @@ struct Params {
 
 var<workgroup> scratch: array<f32, WG>; // of reduce_add
 
-@compute @workgroup_size(WG)
-fn main(at: Invocation) {
+// Called by `main` of lib/reduce_*.wgsl.
+fn run(at: Invocation) {
     let vectors = params.model_dim / 4u;
     let row = at.group.x * vectors;
     var squares = 0.0;

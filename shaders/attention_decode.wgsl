@@ -35,8 +35,8 @@ var<workgroup> parts: array<f32, 4u * WG>; // [WG keys, 4] partial scores; read 
 var<workgroup> weights: array<f32, WG>; // of the chunk's keys, by their owners, for all; then totals
 var<workgroup> shares: array<vec4<f32>, WG>; // [WG / COLS, COLS] outputs; read by the first COLS
 
-@compute @workgroup_size(WG)
-fn main(at: Invocation) {
+// Called by `main` of lib/reduce_*.wgsl.
+fn run(at: Invocation) {
     let head = at.group.x;
     let cache = head / params.members * params.capacity * COLS;
     let key_count = min(position[0], params.capacity - 1u) + 1u;

@@ -18,8 +18,8 @@ struct Params {
 
 var<workgroup> scratch: array<vec4<f32>, WG>; // of reduce_add4
 
-@compute @workgroup_size(WG)
-fn main(at: Invocation) {
+// Called by `main` of lib/reduce4_*.wgsl.
+fn run(at: Invocation) {
     let first = (at.group.y * at.groups.x + at.group.x) * 4u;
     let rows = min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(params.rows - 1u));
     let totals = reduce_add4(row_products(rows, at.index, params.cols), at);

@@ -17,8 +17,8 @@ struct Params {
 
 var<workgroup> scratch: array<vec4<f32>, WG>; // of reduce_add4
 
-@compute @workgroup_size(WG)
-fn main(at: Invocation) {
+// Called by `main` of lib/reduce4_*.wgsl.
+fn run(at: Invocation) {
     let first = (at.group.y * at.groups.x + at.group.x) * 2u;
     let gates = min(vec2<u32>(first, first + 1u), vec2<u32>(params.ffn_dim - 1u));
     let totals = reduce_add4(row_products(vec4<u32>(gates, gates + params.ffn_dim), at.index, params.cols), at);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use samara::kernels::{LIST, Tier};
+use samara::kernels::{LIST, Shaders, Tier};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -87,7 +87,16 @@ fn a_kernel_is_a_pair_in_a_sorted_list_and_imports_no_other() {
         let shader = fs::read_to_string(root().join(format!("shaders/{name}.wgsl"))).unwrap();
         let header = shader.lines().take_while(|line| line.starts_with("//")).count();
         assert!((3..=16).contains(&header), "shaders/{name}.wgsl has a header of {header} lines");
-        assert_eq!(shader.matches("@compute").count(), 1, "{name} has one entry point");
+    }
+}
+
+#[test]
+fn a_kernel_has_one_entry_point_in_every_tier() {
+    for case in LIST.iter().flat_map(|entry| (entry.cases)()) {
+        for tier in Tier::ALL.into_iter().filter(|tier| case.kernel.runs_on(*tier)) {
+            let source = Shaders::default().source(&case.kernel.source(tier));
+            assert_eq!(source.text.matches("@compute").count(), 1, "{} tier {tier}", case.kernel.name());
+        }
     }
 }
 

@@ -96,12 +96,12 @@ impl Tier {
     }
 
     /// Returns the reductions over a workgroup (`Invocation`, `reduce_add`, `reduce_max`): a barrier
-    /// tree, or subgroup operations with two barriers.
+    /// tree, or subgroup operations with two barriers. Its `main` calls the kernel's `run(at: Invocation)`.
     pub fn reduce(self) -> Fragment {
         if self.subgroup { fragment!("lib/reduce_subgroup.wgsl") } else { fragment!("lib/reduce_tree.wgsl") }
     }
 
-    /// Returns the sum of a vector over a workgroup (`Invocation`, `reduce_add4`).
+    /// Returns the sum of a vector over a workgroup (`Invocation`, `reduce_add4`), with `main` as above.
     pub fn reduce4(self) -> Fragment {
         if self.subgroup {
             fragment!("lib/reduce4_subgroup.wgsl")

@@ -1,13 +1,15 @@
 // Reductions over a workgroup of WG invocations by subgroup operations: one value per subgroup goes
 // through `scratch`, so two barriers serve any WG. Every invocation must call and gets the result;
 // `scratch` is free again on return. reduce_tree.wgsl defines the same names without subgroups.
+// `main` is here, and calls the kernel's `run`, because subgroup built-ins are arguments of the entry point:
+// naga writes those that are members of a struct to HLSL without a value, and DX12 refuses them.
 
 struct Invocation {
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) index: u32,
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(num_subgroups) subgroups: u32,
-    @builtin(subgroup_invocation_id) lane: u32,
+    group: vec3<u32>,
+    index: u32,
+    subgroup: u32,
+    subgroups: u32,
+    lane: u32,
 }
 
 fn reduce_add(value: f32, at: Invocation) -> f32 {
@@ -36,4 +38,15 @@ fn reduce_max(value: f32, at: Invocation) -> f32 {
     }
     workgroupBarrier();
     return top;
+}
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
+    run(Invocation(group, index, subgroup, subgroups, lane));
 }

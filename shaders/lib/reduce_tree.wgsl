@@ -1,10 +1,10 @@
 // Reductions over a workgroup of WG invocations, a power of two, by a barrier tree in `scratch`.
 // Every invocation must call and gets the result; `scratch` is free again on return.
-// reduce_subgroup.wgsl defines the same names with subgroup operations.
+// reduce_subgroup.wgsl defines the same names with subgroup operations, and says why `main` is here.
 
 struct Invocation {
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) index: u32,
+    group: vec3<u32>,
+    index: u32,
 }
 
 fn reduce_add(value: f32, at: Invocation) -> f32 {
@@ -33,4 +33,12 @@ fn reduce_max(value: f32, at: Invocation) -> f32 {
     let top = scratch[0];
     workgroupBarrier();
     return top;
+}
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+) {
+    run(Invocation(group, index));
 }
