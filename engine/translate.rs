@@ -1,4 +1,5 @@
-//! Kernels in other shading languages, through naga and without a GPU: what `wgpu` hands to each driver.
+//! Kernels in other shading languages, through naga and without a GPU: what `wgpu` hands to each driver, with
+//! no run-time checks, as samara asks of it.
 //!
 //! It also tells what a shader binds and takes, and shows a mistake on the line of the file where it stands.
 
@@ -8,6 +9,7 @@ use std::str::FromStr;
 use codespan_reporting::diagnostic::{Diagnostic, Label};
 use codespan_reporting::{files::SimpleFiles, term};
 use naga::back::{hlsl, msl, spv};
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, ShaderStage, Span, StorageAccess};
 
@@ -122,7 +124,23 @@ impl Module {
     /// # Errors
     /// When naga cannot write it.
     pub fn spirv(&self) -> Result<Vec<u32>> {
-        let options = spv::Options { lang_version: (1, 3), ..Default::default() };
+        self.spirv_of((1, 3))
+    }
+
+    /// Returns the words of a SPIR-V module of a version: 1.0, 1.3, 1.5 and 1.6 are for devices of Vulkan 1.0,
+    /// 1.1, 1.2 and 1.3.
+    ///
+    /// # Errors
+    /// When naga cannot write it.
+    pub fn spirv_of(&self, version: (u8, u8)) -> Result<Vec<u32>> {
+        let options = spv::Options {
+            lang_version: version,
+            bounds_check_policies: UNCHECKED,
+            zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+            force_loop_bounding: false,
+            emit_int_div_checks: false,
+            ..Default::default()
+        };
         spv::write_vec(&self.module, &self.info, &options, None).map_err(|e| refused(Target::Spirv, e))
     }
 
@@ -131,7 +149,14 @@ impl Module {
     /// # Errors
     /// When naga cannot write it.
     pub fn msl(&self) -> Result<String> {
-        let options = msl::Options { lang_version: (2, 4), ..Default::default() };
+        let options = msl::Options {
+            lang_version: (2, 4),
+            bounds_check_policies: UNCHECKED,
+            zero_initialize_workgroup_memory: false,
+            force_loop_bounding: false,
+            emit_int_div_checks: false,
+            ..Default::default()
+        };
         let pipeline = msl::PipelineOptions { entry_point: main(), ..Default::default() };
         let written = msl::write_string(&self.module, &self.info, &options, &pipeline);
         Ok(written.map_err(|e| refused(Target::Msl, e))?.0)
@@ -142,7 +167,13 @@ impl Module {
     /// # Errors
     /// When naga cannot write it: it has no cooperative matrices there.
     pub fn hlsl(&self) -> Result<String> {
-        let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..Default::default() };
+        let options = hlsl::Options {
+            shader_model: hlsl::ShaderModel::V6_2,
+            zero_initialize_workgroup_memory: false,
+            restrict_indexing: false,
+            force_loop_bounding: false,
+            ..Default::default()
+        };
         let pipeline = hlsl::PipelineOptions { entry_point: main() };
         let mut text = String::new();
         let mut writer = hlsl::Writer::new(&mut text, &options, &pipeline);
@@ -181,6 +212,14 @@ impl Module {
         })
     }
 }
+
+/// Indices are used as they are.
+const UNCHECKED: BoundsCheckPolicies = BoundsCheckPolicies {
+    index: BoundsCheckPolicy::Unchecked,
+    buffer: BoundsCheckPolicy::Unchecked,
+    image_load: BoundsCheckPolicy::Unchecked,
+    binding_array: BoundsCheckPolicy::Unchecked,
+};
 
 fn main() -> Option<(ShaderStage, String)> {
     Some((ShaderStage::Compute, "main".to_owned()))
