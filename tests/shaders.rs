@@ -1,12 +1,13 @@
 //! Every kernel × format × tier validates and translates to SPIR-V, MSL and HLSL without a GPU, within
 //! WebGPU's default limits, and binds what its Rust half says it binds.
 
-use std::collections::BTreeSet;
+mod common;
 
-use samara::kernels::{Access, Choice, Kernel, LIST, Shaders, Tier};
+use common::variants::{Variant, variants};
+use samara::kernels::{Access, Kernel};
 use samara::quant::Format;
 use samara::tensor::Tensors;
-use samara::translate::{Binding, Footprint, Module};
+use samara::translate::{Binding, Footprint};
 
 /// WebGPU's default limits, which no kernel may pass.
 const MAX_STORAGE_BUFFERS: usize = 8;
@@ -14,21 +15,19 @@ const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
 const MAX_INVOCATIONS: u32 = 256;
 const MAX_GROUPS: u32 = 65535;
 
-/// Translates one kernel; returns what is wrong with it.
-fn check(kernel: &dyn Kernel, tensors: &Tensors, tier: Tier) -> Result<(), String> {
+/// Translates one module; returns what is wrong with it.
+fn check(variant: &Variant) -> Result<(), String> {
     let translate = || {
-        let module = Module::new(&Shaders::default().source(&kernel.source(tier)), tier)?;
-        let specialised = module.specialise(&kernel.dispatch(tier, &Choice::default()).overrides)?;
-        specialised.spirv()?;
-        specialised.msl()?;
-        // naga has no cooperative matrices in HLSL: no such kernel is offered on DX12.
-        if kernel.runs_on(Tier::SUBGROUP) {
-            specialised.hlsl()?;
+        let module = variant.module()?;
+        module.spirv()?;
+        module.msl()?;
+        if !variant.needs_matrix_units() {
+            module.hlsl()?;
         }
-        samara::Result::Ok((module.bindings(), specialised.footprint()?))
+        samara::Result::Ok((module.bindings(), module.footprint()?))
     };
     let (bindings, footprint) = translate().map_err(|e| e.to_string())?;
-    let expected = expected_bindings(kernel, tensors);
+    let expected = expected_bindings(&*variant.case.kernel, &variant.case.tensors);
     if bindings != expected {
         return Err(format!("bindings {bindings:?}, operands {expected:?}"));
     }
@@ -39,7 +38,7 @@ fn check(kernel: &dyn Kernel, tensors: &Tensors, tier: Tier) -> Result<(), Strin
     {
         return Err(format!("{footprint:?}"));
     }
-    let grid = kernel.dispatch(tier, &Choice::default()).grid;
+    let grid = variant.dispatch.grid;
     if grid.iter().any(|&n| n == 0 || n > MAX_GROUPS) {
         return Err(format!("grid {grid:?}"));
     }
@@ -67,27 +66,11 @@ fn expected_bindings(kernel: &dyn Kernel, tensors: &Tensors) -> Vec<Binding> {
 
 #[test]
 fn every_kernel_format_and_tier_translates_within_default_limits() {
-    let mut failures = Vec::new();
-    let mut seen = BTreeSet::new();
-    let without_f16 = Tier { f16: false, ..Tier::SUBGROUP };
-    for tier in Tier::ALL.into_iter().chain([without_f16]) {
-        for entry in LIST {
-            for case in (entry.cases)().iter().filter(|case| case.kernel.runs_on(tier)) {
-                let kernel = &*case.kernel;
-                let paths: Vec<&str> = kernel.source(tier).iter().map(|fragment| fragment.path).collect();
-                if !seen.insert((
-                    paths,
-                    format!("{:?}", kernel.dispatch(tier, &Choice::default()).overrides),
-                    tier.to_string(),
-                )) {
-                    continue;
-                }
-                if let Err(error) = check(kernel, &case.tensors, tier) {
-                    failures.push(format!("{} [{}] tier {tier}: {error}", entry.name, case.label));
-                }
-            }
-        }
-    }
-    eprintln!("{} modules translated", seen.len());
+    let variants = variants();
+    let failures: Vec<String> = variants
+        .iter()
+        .filter_map(|variant| check(variant).err().map(|error| format!("{}: {error}", variant.name())))
+        .collect();
+    eprintln!("{} modules translated", variants.len());
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
