@@ -83,7 +83,7 @@ package_manager() {
   return 1
 }
 
-# Prints the packages that hold $2, `linker` or `vulkan`, for the package manager $1.
+# Prints the packages that hold $2, `linker`, `vulkan` or a tool of tools.sh, for the package manager $1.
 packages() {
   case $1:$2 in
     apt-get:linker) echo gcc libc6-dev ;;
@@ -94,6 +94,16 @@ packages() {
     apk:linker) echo gcc musl-dev ;;
     apk:vulkan) echo mesa-vulkan-swrast vulkan-loader ;;
     *:linker) echo gcc ;;
+    *:spirv_val) echo spirv-tools ;;
+    *:node) echo nodejs npm ;;
+    pacman:pip) echo python-pip ;;
+    apk:pip) echo py3-pip ;;
+    *:pip) echo python3-pip ;;
+    apt-get:swiftshader | dnf:swiftshader) echo chromium-common ;;
+    apk:swiftshader) echo chromium-swiftshader ;;
+    *:swiftshader) echo chromium ;;
+    apt-get:validation_layer | zypper:validation_layer) echo vulkan-validationlayers ;;
+    *:validation_layer) echo vulkan-validation-layers ;;
   esac
 }
 
@@ -175,15 +185,22 @@ add_backports() {
   return 1
 }
 
-# Installs `linker`, `vulkan` or both with the package manager $1.
+# Refreshes the lists of apt-get, once.
+refresh_lists() {
+  [ -z "${refreshed:-}" ] || return 0
+  refreshed=yes
+  say "Set-up: refreshing the package lists."
+  quietly as_root apt-get -qq update || say "warning: a package source is broken; going on with the others."
+}
+
+# Installs with the package manager $1 what the other arguments name, as `packages` knows it.
 install() {
   manager=$1
   shift
   command=$(install_command "$manager")
   names=$(for what in "$@"; do packages "$manager" "$what"; done | xargs)
   if [ "$manager" = apt-get ]; then
-    say "Set-up: refreshing the package lists."
-    quietly as_root apt-get -qq update || say "warning: a package source is broken; going on with the others."
+    refresh_lists
     case $names in
       *mesa*)
         if on_bookworm; then
