@@ -27,9 +27,10 @@ pub fn run(args: DevicesArgs) -> Result<(), Failure> {
             Some((least, most)) => format!("subgroups of {least} to {most}"),
             None => "no subgroups".to_owned(),
         };
+        let matrix_units = if adapter.matrix_units { ", matrix units (tier coop)" } else { "" };
         writeln!(
             out,
-            "    binding {}, buffer {}, workgroup memory {}, {} invocations, {subgroups}",
+            "    binding {}, buffer {}, workgroup memory {}, {} invocations, {subgroups}{matrix_units}",
             BinaryBytes(adapter.max_binding_bytes),
             BinaryBytes(adapter.max_buffer_bytes),
             BinaryBytes(adapter.workgroup_memory_bytes.into()),
