@@ -1,6 +1,6 @@
 //! The `samara` command: reads the arguments, runs a subcommand and turns its outcome into an exit code.
 //!
-//! 0 is success, 1 a failure while running, 2 a mistake in what was asked for.
+//! 0 is success, 1 a failure while running or a regression found, 2 a mistake in what was asked for.
 
 mod cli;
 

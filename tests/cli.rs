@@ -71,9 +71,18 @@ fn llama2() -> String {
 
 #[test]
 fn help_and_version_are_results() {
-    for command in
-        ["generate", "logits", "tokenize", "perplexity", "devices", "inspect", "synth", "bench", "profile"]
-    {
+    for command in [
+        "generate",
+        "logits",
+        "tokenize",
+        "perplexity",
+        "devices",
+        "inspect",
+        "synth",
+        "bench",
+        "profile",
+        "compare",
+    ] {
         assert!(stdout(&run(&[command, "--help"])).contains("Usage: samara"), "{command}");
         assert!(stdout(&run(&["--help"])).contains(command), "{command}");
     }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, and here what they share. No engine logic.
 
 mod bench;
+mod compare;
 mod devices;
 mod files;
 mod generate;
@@ -50,6 +51,7 @@ enum Command {
     Synth(synth::SynthArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
+    Compare(compare::CompareArgs),
 }
 
 impl Cli {
@@ -65,6 +67,7 @@ impl Cli {
             Command::Synth(args) => synth::run(args),
             Command::Bench(args) => bench::run(&args),
             Command::Profile(args) => profile::run(&args),
+            Command::Compare(args) => compare::run(&args),
         }
     }
 }
@@ -89,6 +92,8 @@ pub enum Failure {
     Run(Error),
     /// Standard output took no more.
     Output(io::Error),
+    /// Everything went well, and what was measured became slower.
+    Regression(String),
 }
 
 impl fmt::Display for Failure {
@@ -96,6 +101,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Run(error) => error.fmt(f),
             Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
+            Self::Regression(what) => f.write_str(what),
         }
     }
 }

@@ -6,7 +6,10 @@
 pub mod bench;
 pub mod ceilings;
 pub mod check;
+pub mod compare;
 pub mod document;
+pub mod names;
+pub mod numbers;
 pub mod profile;
 pub mod samples;
 pub mod verify;

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test binary uses its own part.
 
 pub mod checkpoint;
+pub mod documents;
 pub mod variants;
 
 use samara::gpu::{Gpu, GpuOptions};
