@@ -82,6 +82,7 @@ fn help_and_version_are_results() {
         "bench",
         "profile",
         "compare",
+        "report",
     ] {
         assert!(stdout(&run(&[command, "--help"])).contains("Usage: samara"), "{command}");
         assert!(stdout(&run(&["--help"])).contains(command), "{command}");

@@ -9,6 +9,7 @@ mod inspect;
 mod logits;
 mod perplexity;
 mod profile;
+mod report;
 mod stop;
 mod synth;
 mod table;
@@ -52,6 +53,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
     Compare(compare::CompareArgs),
+    Report(report::ReportArgs),
 }
 
 impl Cli {
@@ -68,6 +70,7 @@ impl Cli {
             Command::Bench(args) => bench::run(&args),
             Command::Profile(args) => profile::run(&args),
             Command::Compare(args) => compare::run(&args),
+            Command::Report(args) => report::run(&args),
         }
     }
 }

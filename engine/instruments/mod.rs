@@ -11,5 +11,6 @@ pub mod document;
 pub mod names;
 pub mod numbers;
 pub mod profile;
+pub mod report;
 pub mod samples;
 pub mod verify;

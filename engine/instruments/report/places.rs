@@ -1,0 +1,150 @@
+//! Where things were measured, each place under a name of its own.
+
+use crate::instruments::document::{Ceilings, Document, Environment, Subject};
+use crate::instruments::names;
+use crate::session::KvFormat;
+
+/// An environment with what is known about it.
+pub struct Place<'a> {
+    /// The environment.
+    pub environment: &'a Environment,
+    /// The adapter, and where two environments have the same one, what tells them apart.
+    pub label: String,
+    /// The highest of each that any document measured there; ablations measure none.
+    pub ceilings: Option<Ceilings>,
+    /// Files with results from there.
+    pub files: Vec<&'a str>,
+}
+
+/// Every environment of the documents, in the order in which they come.
+pub struct Places<'a>(Vec<Place<'a>>);
+
+impl<'a> Places<'a> {
+    /// Collects the environments.
+    pub fn of(documents: &'a [(String, Document)]) -> Self {
+        let mut places: Vec<Place> = Vec::new();
+        for (file, document) in documents {
+            for (environment, ceilings) in measured(document) {
+                let known = places.iter().position(|place| place.environment == environment);
+                let index = known.unwrap_or(places.len());
+                if known.is_none() {
+                    let label = environment.adapter.clone();
+                    places.push(Place { environment, label, ceilings: None, files: Vec::new() });
+                }
+                let place = &mut places[index];
+                place.ceilings = highest(place.ceilings, ceilings);
+                if !place.files.contains(&&**file) {
+                    place.files.push(file);
+                }
+            }
+        }
+        let labels: Vec<String> = places.iter().map(|place| label(place, &places)).collect();
+        places.iter_mut().zip(labels).for_each(|(place, label)| place.label = label);
+        Self(places)
+    }
+
+    /// Yields the places.
+    pub fn iter(&self) -> impl Iterator<Item = &Place<'a>> {
+        self.0.iter()
+    }
+
+    /// Returns the place of an environment.
+    pub fn at(&self, environment: &Environment) -> &Place<'a> {
+        &self.0[self.index(environment)]
+    }
+
+    /// Returns which place an environment is.
+    pub fn index(&self, environment: &Environment) -> usize {
+        let index = self.0.iter().position(|place| place.environment == environment);
+        index.expect("places are those of every document")
+    }
+}
+
+/// Returns every environment in a document with the ceilings that it found there.
+fn measured(document: &Document) -> Vec<(&Environment, Option<Ceilings>)> {
+    match document {
+        Document::Bench(bench) => {
+            bench.rows.iter().map(|row| (&row.environment, Some(row.ceilings))).collect()
+        }
+        Document::Profile(profile) => vec![(&profile.environment, Some(profile.ceilings))],
+        Document::Kernels(kernels) => vec![(&kernels.environment, Some(kernels.ceilings))],
+        Document::Ablation(ablation) => vec![(&ablation.environment, None)],
+    }
+}
+
+fn highest(a: Option<Ceilings>, b: Option<Ceilings>) -> Option<Ceilings> {
+    let (Some(x), Some(y)) = (a, b) else { return a.or(b) };
+    Some(Ceilings {
+        copy_gb_s: x.copy_gb_s.max(y.copy_gb_s),
+        fma_gflop_s: x.fma_gflop_s.max(y.fma_gflop_s),
+        matrix_gflop_s: match (x.matrix_gflop_s, y.matrix_gflop_s) {
+            (Some(x), Some(y)) => Some(x.max(y)),
+            (x, y) => x.or(y),
+        },
+    })
+}
+
+/// Returns the adapter's name with the facts in which other places of the same adapter differ.
+fn label(place: &Place, places: &[Place]) -> String {
+    let adapter = &place.environment.adapter;
+    let alike = || places.iter().filter(|other| other.environment.adapter == *adapter);
+    let own = names::facts(place.environment);
+    let differing = own.iter().enumerate().filter(|(index, (_, value))| {
+        alike().any(|other| names::facts(other.environment)[*index].1 != *value)
+    });
+    let differing: Vec<String> = differing.map(|(_, (name, value))| format!("{name} {value}")).collect();
+    let software = if place.environment.software { " [software]" } else { "" };
+    if differing.is_empty() {
+        format!("{adapter}{software}")
+    } else {
+        format!("{adapter}{software} ({})", differing.join(", "))
+    }
+}
+
+/// Returns a short name for a chart: of a path its end, the cache's format only where it is not the usual
+/// one, of several rules that are off their number. The table has the rest.
+pub fn short(subject: &Subject) -> String {
+    let usual = subject.kv == KvFormat::default().to_string();
+    let kv = if usual { String::new() } else { format!(", kv {}", subject.kv) };
+    let without = match &subject.rules_off[..] {
+        [] | [_] => names::without(subject),
+        several => format!(", without {} rules", several.len()),
+    };
+    let model = subject.model.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(&subject.model);
+    format!("{} {}{kv}{without}", cut(model, 28), subject.format)
+}
+
+/// Returns a text, or its end, in at most `length` characters.
+fn cut(text: &str, length: usize) -> String {
+    let count = text.chars().count();
+    if count <= length {
+        return text.to_owned();
+    }
+    let end: String = text.chars().skip(count + 1 - length).collect();
+    format!("…{end}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_charts_are_short() {
+        let mut subject = Subject {
+            model: "/home/somebody/OpenELM-270M/".into(),
+            parameters: 1,
+            format: "q4_0".into(),
+            kv: "f16".into(),
+            rules_off: Vec::new(),
+        };
+        assert_eq!(short(&subject), "OpenELM-270M q4_0");
+        subject.rules_off.push("add-rms-norm".into());
+        assert_eq!(short(&subject), "OpenELM-270M q4_0, without add-rms-norm");
+        subject.rules_off.push("qk-norm-rope".into());
+        subject.kv = "f32".into();
+        subject.model = "äöü".repeat(10);
+        assert_eq!(short(&subject), format!("…{} q4_0, kv f32, without 2 rules", "äöü".repeat(9)));
+        subject.model = "/".into();
+        assert!(short(&subject).starts_with("/ q4_0"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Tokens per second by size and format, one group of bars for each adapter.
+
+use super::bars::{self, Line};
+use super::page::{Figure, Table};
+use super::places::{Places, short};
+use super::plot::colour;
+use crate::instruments::document::{Bench, BenchRow};
+use crate::instruments::numbers::{cell, percent};
+use crate::quant::Format;
+
+/// Returns a chart for each test: decode, then prefill, then both together.
+pub fn figures(benches: &[&Bench], places: &Places) -> Vec<Figure> {
+    let rows: Vec<&BenchRow> = benches.iter().flat_map(|bench| &bench.rows).collect();
+    tests(&rows).into_iter().map(|rows| figure(rows, places)).collect()
+}
+
+/// Returns the rows of each test at the smallest depth at which it ran.
+fn tests<'a>(rows: &[&'a BenchRow]) -> Vec<Vec<&'a BenchRow>> {
+    let mut tests: Vec<[usize; 2]> = rows.iter().map(|row| [row.prompt, row.generated]).collect();
+    tests.sort_by_key(|&[prompt, generated]| (prompt > 0, generated > 0, prompt, generated));
+    tests.dedup();
+    let of = |test: [usize; 2]| {
+        let rows = rows.iter().filter(|row| [row.prompt, row.generated] == test).copied();
+        let least = rows.clone().map(|row| row.depth).min();
+        rows.filter(|row| Some(row.depth) == least).collect()
+    };
+    tests.into_iter().map(of).collect()
+}
+
+/// Returns what a test is, in words.
+pub fn name(row: &BenchRow) -> String {
+    match (row.prompt, row.generated) {
+        (0, generated) => format!("Decode of {generated} tokens"),
+        (prompt, 0) => format!("Prefill of {prompt} tokens"),
+        (prompt, generated) => format!("Prefill of {prompt} and decode of {generated} tokens"),
+    }
+}
+
+fn figure(mut rows: Vec<&BenchRow>, places: &Places) -> Figure {
+    let place = |row: &BenchRow| places.index(&row.environment);
+    rows.sort_by_key(|row| (place(row), row.subject.parameters, rank(&row.subject.format)));
+    let mut lines = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        if index == 0 || place(rows[index - 1]) != place(row) {
+            lines.push(Line::Heading(places.at(&row.environment).label.clone()));
+        }
+        lines.push(Line::Bar {
+            label: short(&row.subject),
+            samples: row.tok_s.clone(),
+            colour: colour(COLOURS[rank(&row.subject.format)]),
+            note: String::new(),
+        });
+    }
+    let test = &rows[0].test;
+    Figure {
+        title: format!("{} ({test})", name(rows[0])),
+        caption: format!("Tokens per second of {test} by adapter, model and format; more is faster."),
+        chart: bars::draw(&lines, "tok/s"),
+        legend: Vec::new(),
+        table: table(&rows, places),
+    }
+}
+
+/// The colour of each format, and of one that is unknown: neighbours are easy to tell apart.
+const COLOURS: [usize; Format::ALL.len() + 1] = [3, 5, 2, 0, 1, 4];
+
+/// Returns where a format stands among all.
+pub fn rank(format: &str) -> usize {
+    Format::ALL.iter().position(|other| other.to_string() == format).unwrap_or(Format::ALL.len())
+}
+
+fn table(rows: &[&BenchRow], places: &Places) -> Table {
+    let mut table = Table::new(&[
+        "adapter",
+        "model",
+        "format",
+        "kv",
+        "rules off",
+        ">tok/s",
+        ">least",
+        ">largest",
+        ">samples",
+        ">first token, ms",
+        ">GB/s",
+        ">of copy ceiling",
+        ">dispatches/token",
+        ">submits/token",
+        ">host µs/token",
+        ">peak, MB",
+    ]);
+    for row in rows {
+        table.push([
+            places.at(&row.environment).label.clone(),
+            row.subject.model.clone(),
+            row.subject.format.clone(),
+            row.subject.kv.clone(),
+            row.subject.rules_off.join(", "),
+            cell(row.tok_s.median()),
+            cell(row.tok_s.min()),
+            cell(row.tok_s.max()),
+            row.tok_s.values().len().to_string(),
+            cell(row.first_token_ms.median()),
+            cell(row.moved_gb_s),
+            percent(row.bandwidth_share),
+            cell(row.dispatches_per_token),
+            cell(row.submits_per_token),
+            cell(row.host_us_per_token.median()),
+            cell(row.peak_bytes as f64 / 1e6),
+        ]);
+    }
+    table
+}
