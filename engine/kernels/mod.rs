@@ -11,6 +11,7 @@ mod cache;
 mod case;
 mod memory;
 mod source;
+mod window;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use case::{Case, CaseBuilder, Fill};
 pub use memory::Memory;
 pub(crate) use source::fragment;
 pub use source::{Fragment, Shaders, Source};
+pub use window::Window;
 
 use crate::error::Error;
 use crate::quant::Format;
@@ -49,13 +51,16 @@ kernels! {
     matrix_multiply_add
     matvec
     matvec_swiglu
+    multiply
     multiply_add
     qk_norm
     qk_norm_rope
     rms_norm
     rope
+    row_mean
     stream_copy
     swiglu
+    unary
 }
 
 /// A kernel of the list, with the cases that test and bench it.
