@@ -103,7 +103,7 @@ fn bad_flag_values_are_usage_errors_that_name_them() {
         (&["generate", "x", "--top-k", "-3"], &["--top-k", "'-3'"]),
         (&["generate", "x", "--repeat-penalty", "0"], &["--repeat-penalty 0"]),
         (&["generate", "x", "--kv", "f8"], &["--kv", "`f8`", "f16", "f32"]),
-        (&["generate", "x", "--no-fuse", "nonsense"], &["nonsense"]),
+        (&["generate", "x", "--no-fuse", "nonsense"], &["nonsense", "all", "rms-norm"]),
         (&["generate", "x", "--backend", "cuda"], &["--backend", "cuda", "vulkan"]),
         (&["generate", "x", "--stop", ""], &["--stop"]),
         (&["generate", "x", "--bogus"], &["--bogus"]),

@@ -4,11 +4,22 @@
 use std::collections::BTreeMap;
 
 use samara::KvFormat;
+use samara::graph::Graph;
 use samara::graph::fuse::{Fusion, Rule};
 use samara::model::layout::Layout;
 use samara::model::openelm::{self, Logits, StepShape};
 use samara::model::{Checkpoint, Size};
 use samara::quant::Format;
+
+/// A step of a published size.
+fn graph(size: Size, tokens: usize, logits: Logits, fusion: &Fusion, max_binding: u64) -> Graph {
+    let checkpoint = Checkpoint::synthetic(size, 0);
+    let layout = Layout::new(checkpoint.weights(), |_| Format::Q8_0, max_binding);
+    let shape = StepShape { tokens, context: 64, kv: KvFormat::F16.dtype(), logits };
+    let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
+    fusion.apply(&mut graph);
+    graph
+}
 
 /// How often each kernel stands in a step of the 270M.
 fn kernels(
@@ -17,11 +28,7 @@ fn kernels(
     fusion: &Fusion,
     max_binding: u64,
 ) -> BTreeMap<&'static str, usize> {
-    let checkpoint = Checkpoint::synthetic(Size::M270, 0);
-    let layout = Layout::new(checkpoint.weights(), |_| Format::Q8_0, max_binding);
-    let shape = StepShape { tokens, context: 64, kv: KvFormat::F16.dtype(), logits };
-    let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
-    fusion.apply(&mut graph);
+    let graph = graph(Size::M270, tokens, logits, fusion, max_binding);
     let mut counts = BTreeMap::new();
     graph.ops().iter().for_each(|op| *counts.entry(op.kernel.name()).or_default() += 1);
     counts
@@ -103,4 +110,86 @@ fn a_projection_split_over_bindings_stays_unfused() {
 fn a_chunk_without_logits_ends_with_the_last_cache_write() {
     let counts = kernels(9, Logits::None, &Fusion::none(), WHOLE);
     assert_eq!((counts["kv_write"], counts["attention"], counts.get("argmax")), (16, 15, None));
+}
+
+#[test]
+fn naive_norms_are_chains_of_six_and_leave_the_rules_that_take_a_norm_nothing_to_match() {
+    let naive = Fusion::all().with_naive_norms();
+    for (tokens, matmul, mix, swiglu) in
+        [(1, "matvec", "attention_decode", "matvec_swiglu"), (9, "matmul", "attention", "matmul_swiglu")]
+    {
+        let mut expected = BTreeMap::from([
+            ("embed", 1),
+            ("unary", 3 * 65),
+            ("row_mean", 65),
+            ("multiply", 2 * 65),
+            (matmul, 3 * 16),
+            ("rope", 16),
+            ("kv_write", 16),
+            (mix, 16),
+            ("add", 2 * 16),
+            (swiglu, 16),
+            ("argmax", 1),
+        ]);
+        // The head takes one row.
+        *expected.entry("matvec").or_default() += 1;
+        assert_eq!(kernels(tokens, Logits::Last, &naive, WHOLE), expected);
+        let without = naive.clone().without_rule(Rule::AddRmsNorm).without_rule(Rule::QkNormRope);
+        assert_eq!(kernels(tokens, Logits::Last, &without, WHOLE), expected);
+    }
+    let counts = kernels(1, Logits::Last, &Fusion::none().with_naive_norms(), WHOLE);
+    assert_eq!((counts["unary"], counts["swiglu"], counts["matvec"]), (3 * 65, 16, 4 * 16 + 1));
+    assert_eq!(counts.values().sum::<usize>(), 6 * 65 + 10 * 16 + 3);
+}
+
+#[test]
+fn the_links_of_a_chain_are_labelled_in_their_order() {
+    let graph = graph(Size::M270, 1, Logits::Last, &Fusion::all().with_naive_norms(), WHOLE);
+    let labels: Vec<&str> = graph.ops().iter().map(|op| op.label.as_str()).collect();
+    let links = ["square", "mean", "add_eps", "rsqrt", "scale", "weight"];
+    for norm in ["layer.0/attn/norm", "layer.3/attn/q_norm", "layer.15/ffn/norm", "head/norm"] {
+        let chain: Vec<String> = links.iter().map(|link| format!("{norm}/{link}")).collect();
+        let first = labels.iter().position(|label| *label == chain[0]).unwrap();
+        assert_eq!(labels[first..first + 6], chain);
+    }
+    let keys = labels.iter().position(|label| *label == "layer.3/attn/k_norm/square").unwrap();
+    assert_eq!(labels[keys - 1], "layer.3/attn/q_norm/weight");
+}
+
+#[test]
+fn every_choice_of_rules_computes_four_norms_a_layer_and_one() {
+    let without = |rule| Fusion::all().without_rule(rule);
+    let choices = [Fusion::all(), Fusion::none()].into_iter().chain(Rule::ALL.map(without));
+    let choices: Vec<Fusion> = choices.flat_map(|f| [f.clone(), f.with_naive_norms()]).collect();
+    for (size, layers, norms) in
+        [(Size::M270, 16, 65), (Size::M450, 20, 81), (Size::B1_1, 28, 113), (Size::B3, 36, 145)]
+    {
+        for (tokens, fusion) in [1, 9].into_iter().flat_map(|t| choices.iter().map(move |f| (t, f))) {
+            let graph = graph(size, tokens, Logits::Last, fusion, WHOLE);
+            assert_eq!(graph.norms(), norms, "{size:?}, T {tokens}, {fusion:?}");
+        }
+        let norm_ops = |fusion| graph(size, 1, Logits::Last, &fusion, WHOLE).norm_ops();
+        // Fused, only the very first norm is alone; as primitives, queries and keys share a launch.
+        assert_eq!((norm_ops(Fusion::all()), norm_ops(Fusion::none())), (1, 3 * layers + 1));
+        assert_eq!(norm_ops(Fusion::all().with_naive_norms()), 6 * norms);
+    }
+}
+
+#[test]
+fn rules_are_switched_off_by_name_in_any_order() {
+    let without = |names: &[&str]| {
+        names.iter().try_fold(Fusion::all(), |fusion, name| fusion.without(name)).map_err(|e| e.to_string())
+    };
+    assert_eq!(without(&["all"]), Ok(Fusion::none()));
+    assert_eq!(without(&["rms-norm"]), Ok(Fusion::all().with_naive_norms()));
+    assert_eq!(without(&["all", "rms-norm"]), without(&["rms-norm", "all"]));
+    assert_eq!(without(&["rms-norm", "all"]), Ok(Fusion::none().with_naive_norms()));
+    let all = Rule::ALL.map(|rule| rule.to_string());
+    assert_eq!(without(&all.each_ref().map(String::as_str)), Ok(Fusion::none()));
+    for off in [&["qk-norm-rope"][..], &["add-rms-norm", "rms-norm"], &["rms-norm"], &[]] {
+        assert_eq!(without(off).unwrap().off(), off);
+    }
+    let message = without(&["norm"]).unwrap_err();
+    assert!(message.contains("`norm` is none of all, add-rms-norm"), "{message}");
+    assert!(message.ends_with("matmul-swiglu, rms-norm"), "{message}");
 }

@@ -216,8 +216,10 @@ fn the_device_equals_the_reference_graph_in_every_format() {
     let prompt = synth::prompt(checkpoint.config().vocab_size, 9);
     for format in Format::ALL {
         let expected = reference_logits(&checkpoint, format, &prompt, &Fusion::none());
-        let fused = reference_logits(&checkpoint, format, &prompt, &Fusion::all());
-        assert!(nmse(&fused, &expected) <= 1e-13, "{format}: the fused graph computes something else");
+        for fusion in [Fusion::all(), Fusion::all().with_naive_norms()] {
+            let found = reference_logits(&checkpoint, format, &prompt, &fusion);
+            assert!(nmse(&found, &expected) <= 1e-13, "{format}: {fusion:?} computes something else");
+        }
         let Some(model) = load(&checkpoint, LoadOptions { format: Some(format), ..exact() }) else { return };
         let mut session = model.session(Some(64)).unwrap();
         session.prefill(&prompt).unwrap();
@@ -255,7 +257,9 @@ fn every_way_to_run_a_prompt_agrees() {
         let fusion = Fusion::all().without(&rule.to_string()).unwrap();
         check(&format!("without {rule}"), LoadOptions { fusion, ..exact() });
     }
-    check("without any fusion", LoadOptions { fusion: Fusion::none(), ..exact() });
+    for fusion in [Fusion::none(), Fusion::none().with_naive_norms(), Fusion::all().with_naive_norms()] {
+        check(&format!("{fusion:?}"), LoadOptions { fusion, ..exact() });
+    }
     // 64 KiB holds 64 of the micro model's 512 embedding rows in f32, and a part of each projection.
     for format in Format::ALL {
         let options = || LoadOptions { format: Some(format), ..exact() };

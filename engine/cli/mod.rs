@@ -144,7 +144,8 @@ struct ModelArgs {
     /// Number format of the KV cache: f16 or f32
     #[arg(long, default_value_t)]
     kv: KvFormat,
-    /// Switch off a fusion rule, or `all`; may be given several times
+    /// Switch off a fusion rule: add-rms-norm, qk-norm-rope, matmul-swiglu or `all` of them; or rms-norm,
+    /// which makes RMSNorm itself a chain of elementary kernels. May be given several times
     #[arg(long, value_name = "RULE")]
     no_fuse: Vec<String>,
     /// Print results only: no progress, no statistics

@@ -6,7 +6,7 @@ use std::any::Any;
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Op, Role};
+use crate::graph::{Graph, Op, Role, kernel, norms};
 use crate::kernels::Kernel;
 use crate::kernels::add::Add;
 use crate::kernels::add_rms_norm::AddRmsNorm;
@@ -59,45 +59,76 @@ impl fmt::Display for Rule {
     }
 }
 
+/// The name by which RMSNorm itself is switched off.
+const RMS_NORM: &str = "rms-norm";
+
 /// The rules that are on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Fusion(Vec<Rule>);
+pub struct Fusion {
+    rules: Vec<Rule>,
+    naive_norms: bool,
+}
 
 impl Fusion {
     /// Every rule on.
     pub fn all() -> Self {
-        Self(Rule::ALL.to_vec())
+        Self { rules: Rule::ALL.to_vec(), naive_norms: false }
     }
 
     /// Every rule off: the primitive graph.
     pub fn none() -> Self {
-        Self(Vec::new())
+        Self { rules: Vec::new(), naive_norms: false }
     }
 
-    /// Switches a rule off by its name, or every rule by `all`.
+    /// Switches off a rule by its name, every rule by `all`, or by `rms-norm` what none of them touches:
+    /// RMSNorm as one kernel, see [`with_naive_norms`](Self::with_naive_norms).
     ///
     /// # Errors
     /// When no rule has that name.
-    pub fn without(mut self, name: &str) -> Result<Self> {
-        if name == "all" {
-            return Ok(Self::none());
+    pub fn without(self, name: &str) -> Result<Self> {
+        match name {
+            "all" => Ok(Self { rules: Vec::new(), ..self }),
+            RMS_NORM => Ok(self.with_naive_norms()),
+            _ => match Rule::ALL.into_iter().find(|rule| rule.to_string() == name) {
+                Some(rule) => Ok(self.without_rule(rule)),
+                None => {
+                    let rules = Rule::ALL.map(|rule| rule.to_string()).join(", ");
+                    Err(Error::Input(format!("fusion rule `{name}` is none of all, {rules}, {RMS_NORM}")))
+                }
+            },
         }
-        if !Rule::ALL.iter().any(|rule| rule.to_string() == name) {
-            let names: Vec<String> = Rule::ALL.iter().map(Rule::to_string).collect();
-            return Err(Error::Input(format!("fusion rule `{name}` is none of all, {}", names.join(", "))));
-        }
-        self.0.retain(|rule| rule.to_string() != name);
-        Ok(self)
+    }
+
+    /// Switches a rule off.
+    pub fn without_rule(mut self, off: Rule) -> Self {
+        self.rules.retain(|rule| *rule != off);
+        self
+    }
+
+    /// Computes every norm as naive framework code does: a chain of elementary kernels. The rules that take
+    /// a norm into another kernel then find none.
+    pub fn with_naive_norms(mut self) -> Self {
+        self.naive_norms = true;
+        self
     }
 
     /// Returns the rules that are on.
     pub fn rules(&self) -> &[Rule] {
-        &self.0
+        &self.rules
+    }
+
+    /// Returns the names of what is off, as [`without`](Self::without) takes them.
+    pub fn off(&self) -> Vec<String> {
+        let rules = Rule::ALL.iter().filter(|rule| !self.rules.contains(rule)).map(Rule::to_string);
+        rules.chain(self.naive_norms.then(|| RMS_NORM.to_owned())).collect()
     }
 
     /// Applies the rules to a graph.
     pub fn apply(&self, graph: &mut Graph) {
-        self.0.iter().for_each(|rule| rule.apply(graph));
+        if self.naive_norms {
+            norms::unfuse(graph);
+        }
+        self.rules.iter().for_each(|rule| rule.apply(graph));
     }
 }
 
@@ -105,11 +136,6 @@ impl Default for Fusion {
     fn default() -> Self {
         Self::all()
     }
-}
-
-/// Returns the kernel of an operation if it is a `K`.
-fn kernel<K: Any>(op: &Op) -> Option<&K> {
-    (&*op.kernel as &dyn Any).downcast_ref()
 }
 
 impl Graph {

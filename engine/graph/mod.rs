@@ -5,9 +5,11 @@
 //! the model or the device.
 
 pub mod fuse;
+mod norms;
 pub mod plan;
 pub mod reference;
 
+use std::any::Any;
 use std::fmt;
 
 use crate::kernels::Kernel;
@@ -43,6 +45,11 @@ impl Op {
     pub fn uses(&self, tensor: TensorId) -> bool {
         self.kernel.operands().iter().any(|operand| operand.tensor == tensor)
     }
+}
+
+/// Returns the kernel of an operation if it is a `K`.
+fn kernel<K: Any>(op: &Op) -> Option<&K> {
+    (&*op.kernel as &dyn Any).downcast_ref()
 }
 
 /// The operations of one step in the order in which they run.

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu};
-use crate::graph::fuse::Rule;
 use crate::instruments::samples::Samples;
 use crate::session::Model;
 
@@ -104,13 +103,12 @@ pub struct Subject {
 impl Subject {
     /// Returns what a model is; `spec` is how it was named.
     pub fn of(model: &Model, spec: &str) -> Self {
-        let off = Rule::ALL.iter().filter(|rule| !model.fusion().rules().contains(rule));
         Self {
             model: spec.to_owned(),
             parameters: model.parameters(),
             format: model.format().to_string(),
             kv: model.kv().to_string(),
-            rules_off: off.map(ToString::to_string).collect(),
+            rules_off: model.fusion().off(),
         }
     }
 }
