@@ -8,7 +8,7 @@ use samara::gpu::{Gpu, GpuOptions, wgpu};
 use samara::model::{Checkpoint, names};
 use samara::quant::Format;
 use samara::sampler::{Sampler, SamplerOptions};
-use samara::{Error, LoadOptions, Model};
+use samara::{Error, Fusion, LoadOptions, Model};
 
 /// `<s>` and a title that the demo model knows.
 const PROMPT: [u32; 8] = [1, 328, 440, 298, 263, 1046, 366, 19];
@@ -85,6 +85,42 @@ fn sessions_on_one_model_do_not_disturb_each_other() {
         b.prefill(&[42]).unwrap();
     }
     assert_eq!(found, alone);
+}
+
+#[test]
+fn models_with_other_rules_share_the_device_and_its_weights() {
+    let Some(model) = demo() else { return };
+    let bytes = || {
+        model.gpu().forget_peak();
+        model.gpu().peak_bytes()
+    };
+    let before = bytes();
+    let naive = model.with_fusion(Fusion::none().with_naive_norms());
+    assert_eq!(bytes(), before);
+    assert!(std::ptr::eq(model.gpu(), naive.gpu()));
+    assert_eq!(tokens(&naive, 12), tokens(&model, 12));
+    // The rules of the first are what they were.
+    let dispatches = |model: &Model| model.inspect().dispatches.len();
+    assert_eq!(dispatches(&model), dispatches(&model.with_fusion(Fusion::all())));
+    assert!(dispatches(&model) < dispatches(&naive));
+}
+
+#[test]
+fn counts_are_what_the_device_is_given() {
+    let Some(model) = demo() else { return };
+    let layers = model.config().layers.len();
+    for fusion in [Fusion::all(), Fusion::none(), Fusion::all().with_naive_norms()] {
+        let model = model.with_fusion(fusion);
+        let mut session = model.session(Some(256)).unwrap();
+        for length in [1, 9, 128 + 9] {
+            let (counts, before) = (model.counts(length), model.gpu().counters().dispatches);
+            session.prefill(&vec![5; length]).unwrap();
+            assert_eq!(counts.dispatches as u64, model.gpu().counters().dispatches - before);
+            // The last layer of a chunk without logits ends behind the norms of its attention.
+            let chunk = if length > 128 { 4 * (layers - 1) + 3 } else { 0 };
+            assert_eq!(counts.norms, chunk + 4 * layers + 1);
+        }
+    }
 }
 
 #[test]

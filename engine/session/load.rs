@@ -128,13 +128,14 @@ impl fmt::Debug for LoadOptions {
 #[derive(Clone, Debug)]
 pub struct Model(Arc<Inner>);
 
-#[derive(Debug)]
+/// What is large is shared by models that differ in their rules.
+#[derive(Clone, Debug)]
 pub(super) struct Inner {
-    pub(super) gpu: Gpu,
-    pub(super) config: Config,
-    pub(super) layout: Layout,
+    pub(super) gpu: Arc<Gpu>,
+    pub(super) config: Arc<Config>,
+    pub(super) layout: Arc<Layout>,
     /// Planes of each part of each weight.
-    pub(super) weights: HashMap<(String, usize), Vec<BufferRange>>,
+    pub(super) weights: Arc<HashMap<(String, usize), Vec<BufferRange>>>,
     /// Format of the matrices, as asked for or as the embedding is stored.
     pub(super) format: Format,
     pub(super) kv: KvFormat,
@@ -188,7 +189,13 @@ impl Model {
         let chunk = chunk.min(rows.max(1));
         let stored = Format::of(checkpoint.weights()[0].stored).expect("checkpoints hold floats");
         let (format, kv, fusion) = (options.format.unwrap_or(stored), options.kv, options.fusion);
+        let (gpu, config, layout, weights) = (gpu.into(), config.into(), layout.into(), weights.into());
         Ok(Self(Arc::new(Inner { gpu, config, layout, weights, format, kv, fusion, chunk })))
+    }
+
+    /// Returns a model with other fusion rules on the same device and weights.
+    pub fn with_fusion(&self, fusion: Fusion) -> Self {
+        Self(Arc::new(Inner { fusion, ..Inner::clone(&self.0) }))
     }
 
     /// Starts a sequence of at most `context` tokens; without a number, as many as the model was

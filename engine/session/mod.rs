@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use inspect::{DispatchReport, Inspection, WeightReport};
 pub use load::{KvFormat, LoadOptions, Model, Progress};
-pub use profile::StepOp;
+pub use profile::{Counts, StepOp};
 
 use crate::error::{Error, Result};
 use crate::gpu::Readback;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Span};
 use crate::graph::fuse::Fusion;
+use crate::graph::{Graph, Op};
 use crate::kernels::Cost;
 use crate::model::openelm::{Logits, StepShape};
 use crate::quant::Format;
@@ -24,17 +25,30 @@ pub struct StepOp {
     pub cost: Cost,
 }
 
+/// What a prefill consists of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Dispatches.
+    pub dispatches: usize,
+    /// RMSNorms: 4 L + 1 in a step that ends with logits, whatever the fusion rules.
+    pub norms: usize,
+    /// Dispatches that compute nothing but norms.
+    pub norm_dispatches: usize,
+}
+
 impl Inner {
-    /// Returns the dispatches of a step of `tokens` tokens behind `position` cached ones.
-    fn ops(&self, context: usize, position: usize, tokens: usize, logits: Logits) -> Vec<StepOp> {
-        let step = self.step(StepShape { tokens, context, kv: self.kv.dtype(), logits });
-        let op = |op: &crate::graph::Op| StepOp {
-            label: op.label.clone(),
-            kernel: op.kernel.name(),
-            shape: op.kernel.shape(),
-            cost: op.kernel.cost(position),
-        };
-        step.graph.ops().iter().map(op).collect()
+    /// Returns the graph of a step of `tokens` tokens.
+    fn graph(&self, context: usize, tokens: usize, logits: Logits) -> Graph {
+        self.step(StepShape { tokens, context, kv: self.kv.dtype(), logits }).graph
+    }
+
+    /// Yields the graphs of a prefill of `tokens` tokens, one for each chunk, with the tokens before it.
+    fn graphs(&self, context: usize, tokens: usize) -> impl Iterator<Item = (usize, Graph)> {
+        (0..tokens).step_by(self.chunk).map(move |first| {
+            let count = self.chunk.min(tokens - first);
+            let logits = if first + count == tokens { Logits::Last } else { Logits::None };
+            (first, self.graph(context, count, logits))
+        })
     }
 }
 
@@ -62,12 +76,20 @@ impl Model {
     /// Returns what a prefill of `tokens` tokens has to move and compute, in a session of `context` tokens of
     /// which `position` are cached.
     pub fn cost(&self, context: usize, position: usize, tokens: usize) -> Cost {
-        let (model, mut sum) = (self.inner(), Cost::default());
-        for first in (0..tokens).step_by(model.chunk) {
-            let count = model.chunk.min(tokens - first);
-            let logits = if first + count == tokens { Logits::Last } else { Logits::None };
-            let ops = model.ops(context, position + first, count, logits);
-            ops.into_iter().for_each(|op| sum += op.cost);
+        let mut sum = Cost::default();
+        for (first, graph) in self.inner().graphs(context, tokens) {
+            graph.ops().iter().for_each(|op| sum += op.kernel.cost(position + first));
+        }
+        sum
+    }
+
+    /// Returns what a prefill of `tokens` tokens consists of; one token is a decode step.
+    pub fn counts(&self, tokens: usize) -> Counts {
+        let mut sum = Counts::default();
+        for (_, graph) in self.inner().graphs(tokens, tokens) {
+            sum.dispatches += graph.ops().len();
+            sum.norms += graph.norms();
+            sum.norm_dispatches += graph.norm_ops();
         }
         sum
     }
@@ -91,8 +113,14 @@ impl Session {
         let spans = self.steps.spans(&self.model, position, ids)?;
         self.forget_logits();
         self.history.extend_from_slice(ids);
-        let ops = self.model.ops(self.context(), position, ids.len(), Logits::Last);
-        Ok(ops.into_iter().zip(spans).collect())
+        let graph = self.model.graph(self.context(), ids.len(), Logits::Last);
+        let op = |op: &Op| StepOp {
+            label: op.label.clone(),
+            kernel: op.kernel.name(),
+            shape: op.kernel.shape(),
+            cost: op.kernel.cost(position),
+        };
+        Ok(graph.ops().iter().map(op).zip(spans).collect())
     }
 
     /// Returns the time spent so far in recording and submitting steps, waiting for the device left out.
