@@ -14,7 +14,7 @@ use samara::quant::Format;
 use samara::{Backend, Error, KvFormat};
 
 use super::table::Table;
-use super::{COMMIT, Failure, ModelArgs, bar, note};
+use super::{COMMIT, Failure, ModelArgs, RuleArgs, bar, note};
 
 /// Measure the throughput of models
 ///
@@ -53,9 +53,8 @@ pub struct BenchArgs {
     /// Number format of the KV cache: f16 or f32
     #[arg(long, default_value_t)]
     kv: KvFormat,
-    /// Switch off a fusion rule, or `all`; may be given several times
-    #[arg(long, value_name = "RULE")]
-    no_fuse: Vec<String>,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// Every size in every format, p 512, n 128, at depths 0 and 1536: one command for a new GPU
     #[arg(long, conflicts_with_all = ["model", "prompt", "tokens", "both", "depth", "format"])]
     suite: bool,
@@ -233,10 +232,9 @@ fn measure(
         backend: args.backend,
         format,
         kv: args.kv,
-        no_fuse: args.no_fuse.clone(),
         quiet: true,
     };
-    let model = options.load()?;
+    let model = options.load(&args.rules)?;
     verify::verify(&model)?;
     let environment = Environment::of(model.gpu(), COMMIT);
     let subject = Subject::of(&model, &spec);

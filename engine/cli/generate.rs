@@ -9,7 +9,7 @@ use samara::tokenizer::Tokenizer;
 use samara::{Error, Session};
 
 use super::stop::StopFilter;
-use super::{Failure, ModelArgs, TextArgs, TokenizerArgs, duration, files, note};
+use super::{Failure, ModelArgs, RuleArgs, TextArgs, TokenizerArgs, duration, files, note};
 
 /// Continue a text
 ///
@@ -22,6 +22,8 @@ pub struct GenerateArgs {
     text: TextArgs,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    rules: RuleArgs,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
     /// Add at most N tokens [default: until the model ends the text or the context is full]
@@ -92,7 +94,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let tokenizer = args.tokenizer.load(&args.model.model)?;
 
     let start = Instant::now();
-    let model = args.model.load()?;
+    let model = args.model.load(&args.rules)?;
     let mut session = model.session(args.ctx)?;
     let loading = start.elapsed();
 

@@ -6,13 +6,15 @@ use clap::Args;
 use indicatif::BinaryBytes;
 use samara::model::Config;
 
-use super::{Failure, ModelArgs};
+use super::{Failure, ModelArgs, RuleArgs};
 
 /// Show a model's configuration, weights, memory and, with --graph, its kernels
 #[derive(Args)]
 pub struct InspectArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// List the dispatches of one decode step, in order
     #[arg(long)]
     graph: bool,
@@ -20,7 +22,7 @@ pub struct InspectArgs {
 
 /// Runs the subcommand.
 pub fn run(args: InspectArgs) -> Result<(), Failure> {
-    let model = args.model.load()?;
+    let model = args.model.load(&args.rules)?;
     let inspection = model.inspect();
     let mut out = io::stdout().lock();
 

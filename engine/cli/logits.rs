@@ -6,13 +6,15 @@ use clap::Args;
 use samara::{Error, Session};
 use serde::Serialize;
 
-use super::{Failure, ModelArgs, files};
+use super::{Failure, ModelArgs, RuleArgs, files};
 
 /// Write the logits and greedy continuation of a list of token ids
 #[derive(Args)]
 pub struct LogitsArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// JSON file: a list of token ids, or an object that has one as `prompt_ids`
     #[arg(long, value_name = "FILE")]
     ids: PathBuf,
@@ -39,7 +41,7 @@ struct Report {
 pub fn run(args: LogitsArgs) -> Result<(), Failure> {
     let vocab = samara::model::Checkpoint::source(&args.model.model)?.config().vocab_size;
     let prompt_ids = files::read_ids(&args.ids, vocab)?;
-    let model = args.model.load()?;
+    let model = args.model.load(&args.rules)?;
     let mut session = model.session(None)?;
     let (context, n) = (session.context(), prompt_ids.len());
     if n.saturating_add(args.new) > context {

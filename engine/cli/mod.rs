@@ -144,10 +144,6 @@ struct ModelArgs {
     /// Number format of the KV cache: f16 or f32
     #[arg(long, default_value_t)]
     kv: KvFormat,
-    /// Switch off a fusion rule: add-rms-norm, qk-norm-rope, matmul-swiglu or `all` of them; or rms-norm,
-    /// which makes RMSNorm itself a chain of elementary kernels. May be given several times
-    #[arg(long, value_name = "RULE")]
-    no_fuse: Vec<String>,
     /// Print results only: no progress, no statistics
     #[arg(short, long)]
     quiet: bool,
@@ -155,20 +151,19 @@ struct ModelArgs {
 
 impl ModelArgs {
     /// Loads the model, with a progress bar where someone sees it.
-    fn load(&self) -> samara::Result<Model> {
-        self.load_with(self.options()?)
+    fn load(&self, rules: &RuleArgs) -> samara::Result<Model> {
+        self.load_with(LoadOptions { fusion: rules.fusion()?, ..self.options() })
     }
 
-    /// Returns how the flags ask for the model to be loaded.
-    fn options(&self) -> samara::Result<LoadOptions> {
-        Ok(LoadOptions {
+    /// Returns how the flags ask for the model to be loaded, every fusion rule on.
+    fn options(&self) -> LoadOptions {
+        LoadOptions {
             format: self.format,
             kv: self.kv,
             adapter: self.adapter.clone(),
             backend: self.backend,
-            fusion: self.no_fuse.iter().try_fold(Fusion::all(), |fusion, rule| fusion.without(rule))?,
             ..LoadOptions::default()
-        })
+        }
     }
 
     /// Loads the model with other options than the flags alone give.
@@ -190,6 +185,22 @@ impl ModelArgs {
 
     fn bar(&self, label: &'static str, counts: &str) -> ProgressBar {
         bar(self.quiet, label, counts)
+    }
+}
+
+/// Which fusion rules are on: the flag of the subcommands that run one choice of them.
+#[derive(Args)]
+struct RuleArgs {
+    /// Switch off a fusion rule: add-rms-norm, qk-norm-rope, matmul-swiglu or `all` of them; or rms-norm,
+    /// which makes RMSNorm itself a chain of elementary kernels. May be given several times
+    #[arg(long, value_name = "RULE")]
+    no_fuse: Vec<String>,
+}
+
+impl RuleArgs {
+    /// Returns the rules that are on.
+    fn fusion(&self) -> samara::Result<Fusion> {
+        self.no_fuse.iter().try_fold(Fusion::all(), |fusion, rule| fusion.without(rule))
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use samara::Error;
 
-use super::{Failure, ModelArgs, TokenizerArgs, files};
+use super::{Failure, ModelArgs, RuleArgs, TokenizerArgs, files};
 
 /// Measure the perplexity of a text
 ///
@@ -17,6 +17,8 @@ use super::{Failure, ModelArgs, TokenizerArgs, files};
 pub struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    rules: RuleArgs,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
     #[command(flatten)]
@@ -46,7 +48,7 @@ pub fn run(args: PerplexityArgs) -> Result<(), Failure> {
     if let Some(window @ ..2) = args.window {
         return Err(Error::Input(format!("--window {window}: a window has at least 2 tokens")).into());
     }
-    let model = args.model.load()?;
+    let model = args.model.load(&args.rules)?;
     let mut session = model.session(args.window)?;
     let window = session.context();
 

@@ -12,7 +12,7 @@ use samara::instruments::{ceilings, verify};
 use samara::{Error, LoadOptions};
 
 use super::table::Table;
-use super::{COMMIT, Failure, ModelArgs, announce};
+use super::{COMMIT, Failure, ModelArgs, RuleArgs, announce};
 
 /// Time every dispatch of a prefill and a decode step
 ///
@@ -22,6 +22,8 @@ use super::{COMMIT, Failure, ModelArgs, announce};
 pub struct ProfileArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// Tokens of the prefill step
     #[arg(short, long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
     prompt: u16,
@@ -54,7 +56,7 @@ enum Output {
 pub fn run(args: &ProfileArgs) -> Result<(), Failure> {
     let prompt = usize::from(args.prompt);
     let ceilings = ceilings::measure(&Gpu::open(args.model.adapter.as_deref(), args.model.backend)?)?;
-    let options = args.model.options()?;
+    let options = LoadOptions { fusion: args.rules.fusion()?, ..args.model.options() };
     let prefill_chunk = options.prefill_chunk.max(prompt);
     let model = args.model.load_with(LoadOptions { prefill_chunk, clock: args.clock, ..options })?;
     verify::verify(&model)?;
