@@ -81,6 +81,7 @@ fn help_and_version_are_results() {
         "synth",
         "bench",
         "profile",
+        "ablate",
         "compare",
         "report",
     ] {
@@ -92,7 +93,7 @@ fn help_and_version_are_results() {
 
 #[test]
 fn bad_flag_values_are_usage_errors_that_name_them() {
-    let cases: [(&[&str], &[&str]); 25] = [
+    let cases: [(&[&str], &[&str]); 30] = [
         (&["generate", "x", "--format", "q5"], &["--format", "`q5`", "q4_0"]),
         (&["generate", "x", "--temp", "-1"], &["--temp -1"]),
         (&["generate", "x", "--temp", "nan"], &["--temp NaN"]),
@@ -117,6 +118,11 @@ fn bad_flag_values_are_usage_errors_that_name_them() {
         (&["bench", "--suite", "-p", "16"], &["--suite", "--prompt"]),
         (&["profile", "-p", "0"], &["--prompt", "1..=4096"]),
         (&["profile", "--clock", "sun"], &["`sun`", "timestamps"]),
+        (&["ablate", "-p", "0"], &["--prompt", "1..=65535"]),
+        (&["ablate", "-n", "many"], &["--tokens", "'many'"]),
+        (&["ablate", "-r", "0"], &["--repetitions", "1..=65535"]),
+        (&["ablate", "-o", "csv"], &["--output", "'csv'", "json"]),
+        (&["ablate", "--no-fuse", "all"], &["--no-fuse"]),
         (&["synth", "micro", "unused", "--dtype", "q4_0"], &["--dtype", "`q4_0`"]),
     ];
     for (args, parts) in cases {
@@ -302,7 +308,7 @@ fn logits_writes_a_report_that_agrees_with_itself() {
 fn a_machine_without_an_adapter_is_told_so() {
     let run =
         |args: &[&str]| samara().args(args).env("VK_DRIVER_FILES", "/nonexistent.json").output().unwrap();
-    for args in [&["generate", "x"][..], &["inspect"], &["devices"]] {
+    for args in [&["generate", "x"][..], &["inspect"], &["devices"], &["ablate"]] {
         refused(&run(args), 1, &["adapter"]);
     }
 }
@@ -379,4 +385,44 @@ fn profile_tells_kernels_and_layers_and_writes_a_trace() {
     let steps: Vec<_> =
         profile.steps.iter().map(|step| (step.name.as_str(), step.tokens, step.position)).collect();
     assert_eq!(steps, [("prefill", 16, 5), ("decode", 1, 21)]);
+}
+
+#[test]
+fn ablate_compares_every_choice_of_rules() {
+    if !gpu() {
+        return;
+    }
+    let names = [
+        "all on",
+        "without add-rms-norm",
+        "without qk-norm-rope",
+        "without matmul-swiglu",
+        "all off",
+        "rms-norm naive",
+        "all off, rms-norm naive",
+    ];
+    let args = ["ablate", "-q", "-p", "8", "-n", "4", "-r", "1"];
+    let output = run(&args);
+    let table = stdout(&output);
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split('|').map(str::trim).collect()).collect();
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.len() == 10).collect();
+    assert_eq!(
+        rows[0][1..9].join(" "),
+        "rules decode tok/s relative prefill tok/s relative dispatches decode/prefill norms norm dispatches",
+        "{table}"
+    );
+    assert_eq!(rows[2..].iter().map(|row| row[1]).collect::<Vec<_>>(), names, "{table}");
+    assert_eq!((rows[2][3], rows[2][5], rows[2][6]), ("1.00", "1.00", "68/69"), "{table}");
+    for part in ["tier ", "commit ", "demo bf16, KV cache f16", "prefill of 8 tokens, 4 decoded"] {
+        assert!(table.contains(part), "{part} is not in {table}");
+    }
+
+    let options = ["--format", "q8_0", "--kv", "f32", "-r", "2", "-o", "json"];
+    let json = stdout(&run(&[&args[..6], &options].concat()));
+    let Document::Ablation(ablation) = serde_json::from_str(&json).unwrap() else { panic!("an ablation") };
+    assert_eq!((ablation.subject.format.as_str(), ablation.subject.kv.as_str()), ("q8_0", "f32"));
+    assert_eq!((ablation.prompt, ablation.generated), (8, 4));
+    assert_eq!(ablation.rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), names);
+    assert!(ablation.rows.iter().all(|row| row.norms == 4 * 8 + 1 && row.decode_tok_s.values().len() == 2));
 }

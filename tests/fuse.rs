@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use samara::KvFormat;
 use samara::graph::Graph;
 use samara::graph::fuse::{Fusion, Rule};
+use samara::instruments::ablate::choices;
 use samara::model::layout::Layout;
 use samara::model::openelm::{self, Logits, StepShape};
 use samara::model::{Checkpoint, Size};
@@ -158,15 +159,16 @@ fn the_links_of_a_chain_are_labelled_in_their_order() {
 
 #[test]
 fn every_choice_of_rules_computes_four_norms_a_layer_and_one() {
-    let without = |rule| Fusion::all().without_rule(rule);
-    let choices = [Fusion::all(), Fusion::none()].into_iter().chain(Rule::ALL.map(without));
-    let choices: Vec<Fusion> = choices.flat_map(|f| [f.clone(), f.with_naive_norms()]).collect();
+    let choices = choices();
+    assert_eq!(choices.len(), Rule::ALL.len() + 4);
     for (size, layers, norms) in
         [(Size::M270, 16, 65), (Size::M450, 20, 81), (Size::B1_1, 28, 113), (Size::B3, 36, 145)]
     {
-        for (tokens, fusion) in [1, 9].into_iter().flat_map(|t| choices.iter().map(move |f| (t, f))) {
-            let graph = graph(size, tokens, Logits::Last, fusion, WHOLE);
-            assert_eq!(graph.norms(), norms, "{size:?}, T {tokens}, {fusion:?}");
+        for (name, fusion) in &choices {
+            for tokens in [1, 9] {
+                let graph = graph(size, tokens, Logits::Last, fusion, WHOLE);
+                assert_eq!(graph.norms(), norms, "{size:?}, T {tokens}, {name}");
+            }
         }
         let norm_ops = |fusion| graph(size, 1, Logits::Last, &fusion, WHOLE).norm_ops();
         // Fused, only the very first norm is alone; as primitives, queries and keys share a launch.

@@ -3,6 +3,7 @@
 mod common;
 
 use samara::gpu::{Clock, Gpu};
+use samara::instruments::ablate::{Workload, ablate};
 use samara::instruments::bench::{Repetitions, Test, bench};
 use samara::instruments::ceilings;
 use samara::instruments::document::{Ceilings, Environment, Subject};
@@ -10,7 +11,7 @@ use samara::instruments::verify::verify;
 use samara::kernels::Shaders;
 use samara::model::{Checkpoint, Size, synth};
 use samara::quant::Format;
-use samara::{LoadOptions, Model};
+use samara::{Fusion, LoadOptions, Model};
 
 #[test]
 fn ceilings_are_measured_by_every_clock_that_the_adapter_has() {
@@ -36,18 +37,19 @@ fn the_demo_is_verified_in_every_format_and_a_wrong_shader_is_noticed() {
         let gpu = gpu.at_tier(gpu.tier()).unwrap();
         verify(&Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap()).unwrap();
     }
-    let folder = tempfile::tempdir().unwrap();
-    let right = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/matvec.wgsl")).unwrap();
-    let wrong = right.replace("= totals[r];", "= totals[r] + 0.01;");
-    assert_ne!(right, wrong);
-    std::fs::write(folder.path().join("matvec.wgsl"), wrong).unwrap();
-    let shaders = Shaders::read(folder.path()).unwrap();
     let mut gpu = gpu.at_tier(gpu.tier()).unwrap();
-    gpu.set_shaders(shaders);
-    let micro = Checkpoint::synthetic(Size::Micro, 0);
-    let model = Model::from_checkpoint(&micro, gpu, LoadOptions::default()).unwrap();
-    let message = verify(&model).unwrap_err().to_string();
+    gpu.set_shaders(wrong_shader("matvec.wgsl", "= totals[r];", "= totals[r] + 0.01;"));
+    let message = verify(&micro(gpu, Format::Bf16)).unwrap_err().to_string();
     assert!(message.contains("nothing is timed"), "{message}");
+}
+
+/// A built-in shader with one mistake.
+fn wrong_shader(name: &str, right: &str, wrong: &str) -> Shaders {
+    let text = std::fs::read_to_string(format!("{}/shaders/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    assert_eq!(text.matches(right).count(), 1);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(name), text.replace(right, wrong)).unwrap();
+    Shaders::read(folder.path()).unwrap()
 }
 
 fn micro(gpu: Gpu, format: Format) -> Model {
@@ -125,4 +127,56 @@ fn a_bench_counts_what_was_submitted_and_bounds_what_was_allocated() {
         let share = row.bytes_read_per_token * row.tok_s.median() * 1e-9 / 10.0;
         assert!(row.bandwidth_share >= share && row.bandwidth_share < 1.2 * share, "{row:?}");
     }
+}
+
+#[test]
+fn an_ablation_runs_every_choice_of_rules_and_counts_its_norms() {
+    let Some(gpu) = common::gpu() else { return };
+    let workload = Workload { prompt: 5, generated: 3, repetitions: 2 };
+    // Whatever the rules of the model itself.
+    let model = micro(gpu, Format::Q8_0).with_fusion(Fusion::none());
+    let mut runs = 0;
+    let ablation = ablate(&model, "synthetic:micro", "test", workload, || runs += 1).unwrap();
+    assert_eq!((runs, workload.runs()), (3 * 7, 3 * 7));
+    assert!(ablation.subject.rules_off.is_empty());
+    // 4 layers of 13 primitive operations; embedding, last norm, head and argmax.
+    let expected = [
+        ("all on", 36, 37, 1),
+        ("without add-rms-norm", 44, 44, 9),
+        ("without qk-norm-rope", 44, 45, 5),
+        ("without matmul-swiglu", 40, 41, 1),
+        ("all off", 56, 56, 13),
+        ("rms-norm naive", 141, 141, 6 * 17),
+        ("all off, rms-norm naive", 145, 145, 6 * 17),
+    ];
+    assert_eq!(ablation.rows.len(), expected.len());
+    for (row, (name, decode, prefill, norm_dispatches)) in ablation.rows.iter().zip(expected) {
+        assert_eq!((row.name.as_str(), row.norms), (name, 4 * 4 + 1));
+        assert_eq!((row.decode_dispatches, row.prefill_dispatches), (decode, prefill), "{name}");
+        assert_eq!(row.norm_dispatches, norm_dispatches, "{name}");
+        for samples in [&row.decode_tok_s, &row.prefill_tok_s] {
+            assert!(samples.values().len() == 2 && samples.min() > 0.0, "{name}: {samples}");
+        }
+    }
+}
+
+#[test]
+fn an_ablation_refuses_choices_that_disagree_and_work_that_is_none() {
+    let Some(gpu) = common::gpu() else { return };
+    let refusal = |model: &Model, [prompt, generated, repetitions]: [usize; 3]| {
+        let workload = Workload { prompt, generated, repetitions };
+        ablate(model, "micro", "test", workload, || panic!("it was run")).unwrap_err().to_string()
+    };
+    let mut broken = gpu.at_tier(gpu.tier()).unwrap();
+    broken.set_shaders(wrong_shader("unary.wgsl", "inverseSqrt(v)", "1.01 * inverseSqrt(v)"));
+    let message = refusal(&micro(broken, Format::F32), [5, 3, 1]);
+    for part in ["nothing is timed", "`rms-norm naive`", "`all on`", "NMSE"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let model = micro(gpu, Format::F32);
+    for numbers in [[0, 3, 1], [5, 0, 1], [5, 3, 0]] {
+        let message = refusal(&model, numbers);
+        assert!(message.contains("at least one") && message.contains('0'), "{message}");
+    }
+    assert!(refusal(&model, [usize::MAX, 3, 1]).contains("context"));
 }

@@ -235,3 +235,14 @@ fn profile_prints_a_profile() {
         assert_eq!((&profile["steps"][0]["tokens"], &profile["steps"][1]["tokens"]), (&json!(16), &json!(1)));
     }
 }
+
+#[test]
+fn ablate_prints_an_ablation() {
+    for (model, layers) in [("demo", 8), ("synthetic:micro", 4)] {
+        let args = ["ablate", "-m", model, "-p", "4", "-n", "2", "-r", "2", "-o", "json"];
+        let Some(ablation) = printed(&args) else { return };
+        let rows = ablation["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), 7);
+        assert!(rows.iter().all(|row| row["norms"] == json!(4 * layers + 1)), "{rows:?}");
+    }
+}

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, and here what they share. No engine logic.
 
+mod ablate;
 mod bench;
 mod compare;
 mod devices;
@@ -52,6 +53,7 @@ enum Command {
     Synth(synth::SynthArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
+    Ablate(ablate::AblateArgs),
     Compare(compare::CompareArgs),
     Report(report::ReportArgs),
 }
@@ -69,6 +71,7 @@ impl Cli {
             Command::Synth(args) => synth::run(args),
             Command::Bench(args) => bench::run(&args),
             Command::Profile(args) => profile::run(&args),
+            Command::Ablate(args) => ablate::run(&args),
             Command::Compare(args) => compare::run(&args),
             Command::Report(args) => report::run(&args),
         }

@@ -236,7 +236,7 @@ pub struct AblationRow {
     pub prefill_tok_s: Samples,
     /// Dispatches of a decode step.
     pub decode_dispatches: usize,
-    /// Dispatches of a prefill step.
+    /// Dispatches of the prefill.
     pub prefill_dispatches: usize,
     /// RMSNorms of a step: 4 L + 1.
     pub norms: usize,

@@ -3,6 +3,7 @@
 //! Every document says what was measured (GPU timestamps or the wall clock), on which adapter, driver, tier
 //! and commit. Times are medians with their samples beside them.
 
+pub mod ablate;
 pub mod bench;
 pub mod ceilings;
 pub mod check;

@@ -56,7 +56,8 @@ fn agrees_with_itself(model: &Model) -> Result<()> {
     Err(wrong(model, &format!("logits of prefill and of decoding differ, NMSE {error:e} > {TOLERANCE:e}")))
 }
 
-fn wrong(model: &Model, what: &str) -> Error {
+/// Returns the refusal to time a model.
+pub(super) fn wrong(model: &Model, what: &str) -> Error {
     Error::Gpu(format!("adapter `{}` computes wrongly, so nothing is timed: {what}", model.adapter().name))
 }
 
