@@ -3,7 +3,7 @@
 
 mod common;
 
-use samara::instruments::check::check;
+use samara::instruments::check::check_cases;
 use samara::kernels::{Choice, LIST, Tier};
 
 #[test]
@@ -12,14 +12,9 @@ fn every_case_of_every_kernel_matches_its_reference() {
     let mut ran = 0;
     for gpu in common::gpus() {
         for entry in LIST {
-            for case in (entry.cases)().iter().filter(|case| case.kernel.runs_on(gpu.tier())) {
-                ran += 1;
-                let outcome = check(&gpu, case).unwrap_or_else(|error| Some(error.to_string()));
-                if let Some(error) = outcome {
-                    let (name, label, seed) = (entry.name, &case.label, case.seed);
-                    failures.push(format!("{name} [{label}] tier {} seed {seed:#x}: {error}", gpu.tier()));
-                }
-            }
+            let (cases, failed) = check_cases(&gpu, entry, |_| true, None).unwrap();
+            ran += cases;
+            failures.extend(failed.iter().map(ToString::to_string));
         }
     }
     eprintln!("{ran} cases ran");

@@ -126,6 +126,12 @@ impl AdapterSummary {
     pub fn offered(&self) -> Tier {
         Tier { coop: self.matrix_units, ..self.tier }
     }
+
+    /// Returns every tier that the adapter runs, its own last if it is none of [`Tier::ALL`].
+    pub fn tiers(&self) -> Vec<Tier> {
+        let own = Some(self.tier).filter(|tier| !Tier::ALL.contains(tier));
+        Tier::ALL.into_iter().filter(|tier| tier.within(self.offered())).chain(own).collect()
+    }
 }
 
 /// Lets a device have features that wgpu calls experimental.
@@ -192,6 +198,17 @@ fn enumerate(backend: Option<Backend>, memory_percent: u8) -> Result<Vec<wgpu::A
     Ok(found)
 }
 
+/// Returns the tier that `SAMARA_TIER` in the environment asks for.
+///
+/// # Errors
+/// When it is no tier.
+pub fn asked_tier() -> Result<Option<Tier>> {
+    match std::env::var("SAMARA_TIER") {
+        Ok(name) => name.parse().map(Some).map_err(|e| Error::Input(format!("SAMARA_TIER: {e}"))),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Share of its memory that an adapter gives away before it counts as full, where its driver tells.
 const MEMORY_PERCENT: u8 = 97;
 
@@ -251,11 +268,7 @@ impl Gpu {
     /// # Errors
     /// When there is no such adapter, or it does not offer the tier that was asked for.
     pub fn open(choice: Option<&str>, backend: Option<Backend>) -> Result<Self> {
-        let tier = match std::env::var("SAMARA_TIER") {
-            Ok(name) => Some(name.parse::<Tier>().map_err(|e| Error::Input(format!("SAMARA_TIER: {e}")))?),
-            Err(_) => None,
-        };
-        let adapter = choice.map(str::to_owned);
+        let (adapter, tier) = (choice.map(str::to_owned), asked_tier()?);
         Self::open_with(&GpuOptions { adapter, backend, tier, ..GpuOptions::default() })
     }
 

@@ -8,7 +8,7 @@ mod timing;
 mod tuning;
 
 pub use buffer::{BufferRange, Readback, pack_values, unpack_values};
-pub use device::{AdapterSummary, Backend, Counters, Gpu, GpuOptions, adapters};
+pub use device::{AdapterSummary, Backend, Counters, Gpu, GpuOptions, adapters, asked_tier};
 pub use executor::{Bindings, Executor};
 pub use timing::{Clock, Span};
 pub use tuning::{Tuned, Tuning};

@@ -6,13 +6,14 @@
 
 use super::check::check;
 use super::document::Ceilings;
+use super::ranges::{Ranges, pack};
 use crate::error::{Error, Result};
-use crate::gpu::{Bindings, BufferRange, Executor, Gpu, pack_values};
+use crate::gpu::{Executor, Gpu};
 use crate::kernels::matrix_multiply_add::MatrixMultiplyAdd;
 use crate::kernels::multiply_add::MultiplyAdd;
 use crate::kernels::stream_copy::StreamCopy;
 use crate::kernels::{Case, CaseBuilder, Fill, Kernel, LIST, Tier};
-use crate::tensor::{DType, TensorId, Tensors};
+use crate::tensor::{DType, Tensors};
 
 /// Runs of which the best counts.
 const RUNS: usize = 5;
@@ -40,7 +41,7 @@ fn copy(gpu: &Gpu) -> Result<f64> {
     let x = tensors.add("x", [elements], DType::F32);
     let out = tensors.add("out", [elements], DType::F32);
     let kernel = StreamCopy::new(&tensors, x, out);
-    let ranges = Ranges::zero(gpu, &tensors)?;
+    let ranges = Ranges::new(&tensors, |id| Ok(vec![gpu.storage(&tensors[id].name, 4 * elements as u64)?]))?;
     // New memory may be one zero page until something is written: both sides are written first.
     let back = StreamCopy::new(&tensors, out, x);
     Executor::new(gpu, [("ceiling", &kernel as &dyn Kernel), ("ceiling", &back)].into_iter(), &ranges)?
@@ -98,7 +99,7 @@ fn longest(gpu: &Gpu, case: impl Fn(usize) -> Case) -> Result<f64> {
     let mut rounds = 64;
     loop {
         let case = case(rounds);
-        let ranges = Ranges::new(gpu, &case)?;
+        let ranges = Ranges::upload(gpu, &case.tensors, &pack(&case, &case.memory()))?;
         let rate = best(gpu, &*case.kernel, &ranges, case.cost().flops)?;
         if case.cost().flops as f64 / rate >= LEAST_NS || rounds >= 1 << 18 {
             return Ok(rate);
@@ -117,38 +118,4 @@ fn best(gpu: &Gpu, kernel: &dyn Kernel, ranges: &Ranges, amount: u64) -> Result<
         return Ok(amount as f64 / least);
     }
     Err(Error::Gpu(format!("adapter `{}`: its clock stands still while it works", gpu.summary().name)))
-}
-
-/// A buffer for each tensor.
-struct Ranges(Vec<Vec<BufferRange>>);
-
-impl Ranges {
-    /// Returns buffers that nothing was written to.
-    fn zero(gpu: &Gpu, tensors: &Tensors) -> Result<Self> {
-        let ranges = tensors
-            .iter()
-            .map(|(_, desc)| Ok(vec![gpu.storage(&desc.name, 4 * desc.shape.elements() as u64)?]))
-            .collect::<Result<_>>()?;
-        Ok(Self(ranges))
-    }
-
-    /// Returns buffers with the inputs of a case.
-    fn new(gpu: &Gpu, case: &Case) -> Result<Self> {
-        let memory = case.memory();
-        let upload = |(id, desc): (TensorId, &crate::tensor::TensorDesc)| {
-            let planes = pack_values(desc, memory.read(id)).into_iter().map(|plane| {
-                let range = gpu.storage(&desc.name, plane.len() as u64)?;
-                gpu.write(&range, 0, &plane);
-                Ok(range)
-            });
-            planes.collect::<Result<Vec<_>>>()
-        };
-        Ok(Self(case.tensors.iter().map(upload).collect::<Result<_>>()?))
-    }
-}
-
-impl Bindings for Ranges {
-    fn ranges(&self, tensor: TensorId) -> &[BufferRange] {
-        &self.0[tensor.0 as usize]
-    }
 }

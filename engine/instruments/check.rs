@@ -4,71 +4,144 @@
 //! a read out of bounds spoils the output; around outputs they hold a pattern that must survive. Kernels are
 //! compiled without run-time checks, so nothing hides such an access.
 
-use crate::error::Result;
-use crate::gpu::{Bindings, BufferRange, Executor, Gpu, pack_values, unpack_values};
-use crate::kernels::{Access, Case};
+use std::fmt;
+
+use super::ranges::{Planes, Ranges, pack};
+use crate::error::{Error, Result};
+use crate::gpu::{Bindings, BufferRange, Executor, Gpu, unpack_values};
+use crate::kernels::{Access, Case, Entry, Tier};
 use crate::tensor::TensorId;
 
 /// Bytes of a guard zone: what adapters align a binding to.
 const GUARD: usize = 256;
 
-/// How an output differs from its reference, or what else went wrong in a case.
+/// How an output differs from its reference.
 pub type Mismatch = String;
-
-/// The guarded buffers of a case.
-struct Guarded(Vec<Vec<BufferRange>>);
-
-impl Bindings for Guarded {
-    fn ranges(&self, tensor: TensorId) -> &[BufferRange] {
-        &self.0[tensor.0 as usize]
-    }
-}
-
-/// A guard zone: NaN in every float format, or bytes that no kernel writes.
-fn guard(written: bool) -> [u8; GUARD] {
-    [if written { 0xa5 } else { 0xff }; GUARD]
-}
 
 /// Runs a case once and compares every output with the reference; `None` when all is well.
 ///
 /// # Errors
 /// When the device fails or refuses the kernel.
 pub fn check(gpu: &Gpu, case: &Case) -> Result<Option<Mismatch>> {
-    let input = case.memory();
-    let operands = case.kernel.operands();
-    let access = |id: TensorId| operands.iter().find(|o| o.tensor == id).map_or(Access::Read, |o| o.access);
-    let buffers = case.tensors.iter().map(|(id, desc)| {
-        let mut planes = pack_values(desc, input.read(id));
-        if access(id) == Access::Write {
-            // What a kernel calls written must not depend on what was there.
-            planes.iter_mut().for_each(|plane| plane.fill(0xff));
-        }
-        let guards = guard(access(id).writes());
-        let upload = |plane: &Vec<u8>| {
-            let whole = gpu.storage(&desc.name, (plane.len() + 2 * GUARD) as u64)?;
-            gpu.write(&whole, 0, &guards);
-            gpu.write(&whole, GUARD as u64, plane);
-            gpu.write(&whole, (GUARD + plane.len()) as u64, &guards);
-            Ok(whole)
-        };
-        planes.iter().map(upload).collect::<Result<Vec<_>>>()
-    });
-    let whole: Vec<Vec<BufferRange>> = buffers.collect::<Result<_>>()?;
-    let inner = |range: &BufferRange| range.slice(GUARD as u64, range.bytes() - 2 * GUARD as u64);
-    let bindings = Guarded(whole.iter().map(|planes| planes.iter().map(inner).collect()).collect());
-    let executor = Executor::new(gpu, [("case", &*case.kernel)].into_iter(), &bindings)?;
-    executor.run(gpu);
-    gpu.wait()?;
+    Prepared::new(case).check(gpu)
+}
 
-    let mut expected = case.memory();
-    case.kernel.reference(&mut expected);
-    for id in case.outputs() {
-        let bytes = gpu.read(&whole[id.0 as usize][0])?;
-        if let Some(mismatch) = compare(case, id, &bytes, expected.read(id)) {
-            return Ok(Some(mismatch));
-        }
+/// A case that failed.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// The label of the case.
+    pub label: String,
+    /// Seed of its inputs.
+    pub seed: u64,
+    /// The tier at which it ran.
+    pub tier: Tier,
+    /// What is wrong.
+    pub why: Mismatch,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kernel, label, seed, tier, why } = self;
+        write!(f, "{kernel} [{label}] tier {tier} seed {seed:#x}: {why}")
     }
-    Ok(None)
+}
+
+/// Checks those cases of a kernel that `wanted` accepts and the device's tier runs; returns how many ran, and
+/// those that failed.
+///
+/// With a seed, every case takes it in place of its own.
+///
+/// # Errors
+/// [`Error::Input`] when a file that replaces a shader is wrong: every case would say so.
+pub fn check_cases(
+    gpu: &Gpu,
+    entry: &Entry,
+    wanted: impl Fn(&Case) -> bool,
+    seed: Option<u64>,
+) -> Result<(usize, Vec<Failed>)> {
+    let (mut ran, mut failed) = (0, Vec::new());
+    let tier = gpu.tier();
+    for mut case in (entry.cases)().into_iter().filter(|case| case.kernel.runs_on(tier) && wanted(case)) {
+        ran += 1;
+        case.seed = seed.unwrap_or(case.seed);
+        let why = match check(gpu, &case) {
+            Ok(None) => continue,
+            Ok(Some(mismatch)) => mismatch,
+            Err(error @ Error::Input(_)) => return Err(error),
+            Err(error) => error.to_string(),
+        };
+        failed.push(Failed { kernel: entry.name, label: case.label, seed: case.seed, tier, why });
+    }
+    Ok((ran, failed))
+}
+
+/// A case with the bytes of its inputs and what its reference makes of them, for any number of runs.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    case: &'a Case,
+    pub(super) planes: Planes,
+    expected: Vec<(TensorId, Vec<f64>)>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Makes the inputs and runs the reference.
+    pub fn new(case: &'a Case) -> Self {
+        let mut memory = case.memory();
+        let planes = pack(case, &memory);
+        case.kernel.reference(&mut memory);
+        let expected = case.outputs().into_iter().map(|id| (id, memory.read(id).to_vec())).collect();
+        Self { case, planes, expected }
+    }
+
+    /// Returns the case.
+    pub fn case(&self) -> &'a Case {
+        self.case
+    }
+
+    /// Runs the case once, as the device builds it now, and compares every output with the reference; `None`
+    /// when all is well.
+    ///
+    /// # Errors
+    /// When the device fails or refuses the kernel.
+    pub fn check(&self, gpu: &Gpu) -> Result<Option<Mismatch>> {
+        let case = self.case;
+        let whole = Ranges::new(&case.tensors, |id| {
+            self.planes[id.0 as usize].iter().map(|plane| guarded(gpu, case, id, plane)).collect()
+        })?;
+        let bound = whole.map(|range| range.slice(GUARD as u64, range.bytes() - 2 * GUARD as u64));
+        Executor::new(gpu, [("case", &*case.kernel)].into_iter(), &bound)?.run(gpu);
+        gpu.wait()?;
+        for (id, expected) in &self.expected {
+            let bytes = gpu.read(&whole.ranges(*id)[0])?;
+            if let Some(mismatch) = compare(case, *id, &bytes, expected) {
+                return Ok(Some(mismatch));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Uploads a plane between guard zones.
+fn guarded(gpu: &Gpu, case: &Case, id: TensorId, plane: &[u8]) -> Result<BufferRange> {
+    let access = case.access(id).unwrap_or(Access::Read);
+    let whole = gpu.storage(&case.tensors[id].name, (plane.len() + 2 * GUARD) as u64)?;
+    let guards = guard(access.writes());
+    gpu.write(&whole, 0, &guards);
+    if access == Access::Write {
+        // What a kernel calls written must not depend on what was there.
+        gpu.write(&whole, GUARD as u64, &vec![0xff; plane.len()]);
+    } else {
+        gpu.write(&whole, GUARD as u64, plane);
+    }
+    gpu.write(&whole, (GUARD + plane.len()) as u64, &guards);
+    Ok(whole)
+}
+
+/// A guard zone: NaN in every float format, or bytes that no kernel writes.
+fn guard(written: bool) -> [u8; GUARD] {
+    [if written { 0xa5 } else { 0xff }; GUARD]
 }
 
 /// Compares the guarded bytes of an output with its reference.

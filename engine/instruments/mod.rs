@@ -12,6 +12,7 @@ pub mod document;
 pub mod names;
 pub mod numbers;
 pub mod profile;
+mod ranges;
 pub mod report;
 pub mod samples;
 pub mod verify;

@@ -1,6 +1,6 @@
 //! A case: one call of a kernel with its inputs, for tests, benches and the workbench alike.
 
-use crate::kernels::{Cost, Kernel, Memory};
+use crate::kernels::{Access, Cost, Kernel, Memory};
 use crate::quant::Format;
 use crate::tensor::{DType, Shape, TensorId, Tensors};
 
@@ -24,7 +24,7 @@ pub struct Case {
     pub label: String,
     /// Seed of the inputs.
     pub seed: u64,
-    /// The tensors of the call.
+    /// The tensors of the call, among others that the kernel does not bind.
     pub tensors: Tensors,
     /// How each tensor is filled, in the order of `tensors`.
     pub fills: Vec<Fill>,
@@ -39,10 +39,12 @@ pub struct Case {
 }
 
 impl Case {
-    /// Returns the inputs: every tensor filled, weights rounded to what their format holds.
+    /// Returns the inputs: every tensor that the kernel binds filled, weights rounded to what their format
+    /// holds.
     pub fn memory(&self) -> Memory {
-        let mut memory = Memory::new(&self.tensors);
-        for ((id, desc), fill) in self.tensors.iter().zip(&self.fills) {
+        let bound = |id| self.access(id).is_some();
+        let mut memory = Memory::holding(&self.tensors, bound);
+        for ((id, desc), fill) in self.tensors.iter().zip(&self.fills).filter(|((id, _), _)| bound(*id)) {
             let mut values = fill.values(&desc.shape, self.seed ^ u64::from(id.0) << 32);
             match Format::of(desc.dtype) {
                 Some(Format::F32) => values.iter_mut().for_each(|v| *v = f64::from(*v as f32)),
@@ -68,10 +70,15 @@ impl Case {
         self.kernel.cost(position.unwrap_or(0))
     }
 
+    /// Returns how the kernel uses a tensor; `None` when it does not bind it.
+    pub fn access(&self, tensor: TensorId) -> Option<Access> {
+        self.kernel.operands().iter().find(|operand| operand.tensor == tensor).map(|operand| operand.access)
+    }
+
     /// Returns the tensors that the kernel writes.
     pub fn outputs(&self) -> Vec<TensorId> {
-        let writes = |operand: &crate::kernels::Operand| operand.access.writes();
-        self.kernel.operands().iter().filter(|o| writes(o)).map(|o| o.tensor).collect()
+        let operands = self.kernel.operands().into_iter();
+        operands.filter(|operand| operand.access.writes()).map(|operand| operand.tensor).collect()
     }
 }
 

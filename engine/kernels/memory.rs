@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::tensor::{DType, TensorId, Tensors};
+use crate::tensor::{DType, TensorDesc, TensorId, Tensors};
 
 /// The values of every tensor of a table, each as `f64` whatever its element type.
 ///
@@ -17,9 +17,16 @@ pub struct Memory {
 impl Memory {
     /// Returns a memory with every tensor zero, weights (quantized or not) still to be [`set`](Self::set).
     pub fn new(tensors: &Tensors) -> Self {
+        Self::holding(tensors, |_| true)
+    }
+
+    /// Returns a memory with the tensors that `held` accepts zero, and without values for the others.
+    pub fn holding(tensors: &Tensors, held: impl Fn(TensorId) -> bool) -> Self {
+        let zero =
+            |(id, desc): (TensorId, &TensorDesc)| vec![0.0; if held(id) { desc.shape.elements() } else { 0 }];
         Self {
             dtypes: tensors.iter().map(|(_, desc)| desc.dtype).collect(),
-            values: tensors.iter().map(|(_, desc)| vec![0.0; desc.shape.elements()]).collect(),
+            values: tensors.iter().map(zero).collect(),
         }
     }
 
