@@ -41,11 +41,27 @@ impl Executor {
         kernels: impl Iterator<Item = (&'a str, &'a dyn Kernel)>,
         bindings: &impl Bindings,
     ) -> Result<Self> {
-        let kernels: Vec<(&str, &dyn Kernel)> = kernels.collect();
-        let dispatches: Vec<Dispatch> = kernels.iter().map(|(_, kernel)| gpu.dispatch(*kernel)).collect();
+        Self::build(gpu, kernels.map(|(label, kernel)| (label, kernel, bindings)).collect())
+    }
+
+    /// Builds one step of a kernel for each of several places where its tensors may be.
+    ///
+    /// # Errors
+    /// When the driver refuses the kernel or the device is out of memory.
+    pub fn over<'a, B: Bindings + 'a>(
+        gpu: &Gpu,
+        label: &'a str,
+        kernel: &'a dyn Kernel,
+        places: impl Iterator<Item = &'a B>,
+    ) -> Result<Self> {
+        Self::build(gpu, places.map(|bindings| (label, kernel, bindings)).collect())
+    }
+
+    fn build(gpu: &Gpu, kernels: Vec<(&str, &dyn Kernel, &impl Bindings)>) -> Result<Self> {
+        let dispatches: Vec<Dispatch> = kernels.iter().map(|(_, kernel, _)| gpu.dispatch(*kernel)).collect();
         let params = params_arena(gpu, &dispatches);
-        let steps = kernels.iter().zip(&dispatches).zip(&params);
-        let step = |((&(label, kernel), dispatch), params)| {
+        let steps = kernels.into_iter().zip(&dispatches).zip(&params);
+        let step = |(((label, kernel, bindings), dispatch), params)| {
             Step::new(gpu, label, kernel, dispatch, params, bindings)
         };
         let steps = steps.map(step).collect::<Result<Vec<_>>>()?;

@@ -16,3 +16,5 @@ mod ranges;
 pub mod report;
 pub mod samples;
 pub mod verify;
+pub mod versions;
+pub mod workbench;

@@ -1,0 +1,186 @@
+//! One case on the device: checked, then timed.
+//!
+//! In a step a kernel finds its weights in device memory, because everything that runs between two uses of
+//! them is larger than any cache; run over and over on one set, it would find them in the cache. So what a
+//! case only reads lies in several copies, gone through in turn, which together exceed the last-level cache.
+//! Outputs, and what is changed in place, are one for all copies: as in a step, every dispatch waits for the
+//! one before it at the barrier that their common output needs. With outputs of their own, dispatches would
+//! overlap, and each would seem to take less time than it does.
+
+use std::time::{Duration, Instant};
+
+use super::check::{Mismatch, Prepared};
+use super::document::{Ceilings, KernelRow};
+use super::ranges::{Ranges, upload};
+use super::samples::Samples;
+use crate::error::{Error, Result};
+use crate::gpu::{Bindings, Clock, Executor, Gpu};
+use crate::kernels::{Access, Case, Tier};
+use crate::tensor::TensorId;
+
+/// Bytes to read before a copy is read again: beyond the largest caches of GPUs.
+const CACHE_BYTES: u64 = 256 << 20;
+/// The same for an adapter that is a program on the CPU.
+const SOFTWARE_CACHE_BYTES: u64 = 32 << 20;
+/// Most copies; activations of one token, which a step finds in the cache too, stay below the bytes above.
+const MAX_COPIES: u64 = 256;
+/// All copies may take that many times the bytes above, where a case reads little of what it binds.
+const ROOM: u64 = 4;
+/// A sample lasts at least this long, in nanoseconds, unless that takes more dispatches than are allowed.
+const SAMPLE_NS: f64 = 5e6;
+const MAX_DISPATCHES: usize = 2048;
+/// How long a case runs before it is timed: clocks of idle GPUs take a while to rise.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// A case on the device, in several copies.
+#[derive(Debug)]
+pub struct Rotation<'a> {
+    prepared: &'a Prepared<'a>,
+    copies: Vec<Ranges>,
+}
+
+impl<'a> Rotation<'a> {
+    /// Uploads the copies.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn new(gpu: &Gpu, prepared: &'a Prepared<'a>) -> Result<Self> {
+        let (case, planes) = (prepared.case(), &prepared.planes);
+        let mut copies = vec![Ranges::upload(gpu, &case.tensors, planes)?];
+        let shared = |id: TensorId| case.access(id).is_none_or(Access::writes);
+        for _ in 1..copies_for(gpu.summary().software, case, prepared) {
+            copies.push(Ranges::new(&case.tensors, |id| match shared(id) {
+                true => Ok(copies[0].ranges(id).to_vec()),
+                false => upload(gpu, &case.tensors, planes, id),
+            })?);
+            // Gives the device time to take what was staged.
+            gpu.flush()?;
+        }
+        Ok(Self { prepared, copies })
+    }
+
+    /// Checks the case as the device builds it now, with its shaders and tuned values, and returns what times
+    /// it, or how its output is off.
+    ///
+    /// # Errors
+    /// When the device fails or refuses the kernel.
+    pub fn timer(&self, gpu: &Gpu) -> Result<std::result::Result<Timer, Mismatch>> {
+        if let Some(mismatch) = self.prepared.check(gpu)? {
+            return Ok(Err(mismatch));
+        }
+        let (case, copies) = (self.prepared.case(), self.copies.len());
+        let repeat = |rounds: usize| {
+            let places = self.copies.iter().cycle().take(rounds * copies);
+            Executor::over(gpu, &case.label, &*case.kernel, places)
+        };
+        let once = repeat(1)?;
+        let ns = warm_up(gpu, &once)?;
+        // The wall clock repeats what it times by itself.
+        let most = if gpu.clock() == Clock::Wall { 1 } else { (MAX_DISPATCHES / copies).max(1) };
+        let rounds = (SAMPLE_NS / ns.max(1.0)).ceil().min(most as f64) as usize;
+        Ok(Ok(Timer { executor: if rounds > 1 { repeat(rounds)? } else { once }, copies }))
+    }
+}
+
+/// Returns how many copies of its inputs a case needs.
+fn copies_for(software: bool, case: &Case, prepared: &Prepared<'_>) -> u64 {
+    let enough = if software { SOFTWARE_CACHE_BYTES } else { CACHE_BYTES };
+    let bound: usize = prepared.planes.iter().flatten().map(Vec::len).sum();
+    let (read, bound) = (case.cost().read.max(1), (bound as u64).max(1));
+    (enough / read + 1).min(ROOM * enough / bound).clamp(2, MAX_COPIES)
+}
+
+/// Runs every copy until the device is warm; returns the nanoseconds of the last time through.
+fn warm_up(gpu: &Gpu, executor: &Executor) -> Result<f64> {
+    let start = Instant::now();
+    executor.elapsed(gpu)?;
+    loop {
+        let ns = executor.elapsed(gpu)?;
+        if start.elapsed() >= WARM_UP {
+            return Ok(ns);
+        }
+    }
+}
+
+/// A case that was checked and is ready to be timed.
+#[derive(Debug)]
+pub struct Timer {
+    executor: Executor,
+    copies: usize,
+}
+
+impl Timer {
+    /// Returns the nanoseconds of one dispatch: the mean of [`Self::dispatches`] of them.
+    ///
+    /// # Errors
+    /// When the device fails, or its clock stands still.
+    pub fn sample(&self, gpu: &Gpu) -> Result<f64> {
+        match self.executor.elapsed(gpu)? {
+            ns if ns > 0.0 => Ok(ns / self.dispatches() as f64),
+            _ => Err(Error::Gpu(format!(
+                "adapter `{}`: by its clock {} dispatches take no time",
+                gpu.summary().name,
+                self.dispatches()
+            ))),
+        }
+    }
+
+    /// Takes some samples, at least one.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    pub fn samples(&self, gpu: &Gpu, count: usize) -> Result<Samples> {
+        Ok(Samples::new((0..count.max(1)).map(|_| self.sample(gpu)).collect::<Result<_>>()?))
+    }
+
+    /// Returns the number of dispatches that a sample is the mean of.
+    pub fn dispatches(&self) -> usize {
+        self.executor.len()
+    }
+
+    /// Returns the number of copies of the inputs.
+    pub fn copies(&self) -> usize {
+        self.copies
+    }
+}
+
+/// Checks a case and times it, or returns how its output is off.
+///
+/// # Errors
+/// When the device fails, is out of memory or refuses the kernel.
+pub fn time(
+    gpu: &Gpu,
+    case: &Case,
+    ceilings: &Ceilings,
+    samples: usize,
+) -> Result<std::result::Result<KernelRow, Mismatch>> {
+    let prepared = Prepared::new(case);
+    match Rotation::new(gpu, &prepared)?.timer(gpu)? {
+        Ok(timer) => Ok(Ok(row(case, ceilings, timer.samples(gpu, samples)?, timer.copies()))),
+        Err(mismatch) => Ok(Err(mismatch)),
+    }
+}
+
+/// Lays times beside what the case has to move and compute.
+fn row(case: &Case, ceilings: &Ceilings, ns: Samples, copies: usize) -> KernelRow {
+    let (kernel, cost, median) = (&*case.kernel, case.cost(), ns.median());
+    let mut ceilings = *ceilings;
+    if !kernel.runs_on(Tier::SUBGROUP) {
+        // It computes on matrix units.
+        ceilings.fma_gflop_s = ceilings.matrix_gflop_s.unwrap_or(ceilings.fma_gflop_s);
+    }
+    let (least, by_memory) = ceilings.bound(cost.bytes(), cost.flops);
+    KernelRow {
+        kernel: kernel.name().to_owned(),
+        case: case.label.clone(),
+        shape: kernel.shape(),
+        ns,
+        bytes: cost.bytes(),
+        flops: cost.flops,
+        gb_s: cost.bytes() as f64 / median,
+        gflop_s: cost.flops as f64 / median,
+        bound: if by_memory { "memory" } else { "compute" }.to_owned(),
+        share: least / median,
+        copies,
+    }
+}
