@@ -4,8 +4,9 @@
 //! keeps its default. What a file says is checked against the kernel's own list of values
 //! ([`Choice::of`]), so a damaged one costs speed at most.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
@@ -83,11 +84,20 @@ impl Tuning {
             }
             _ => {}
         }
-        let Some(path) = path(adapter) else { return Ok(Self::default()) };
+        let Some(path) = Self::path(adapter) else { return Ok(Self::default()) };
         Ok(Self::read(&path, adapter).unwrap_or_else(|why| {
-            tracing::warn!("`{}` {why}; kernels run with their defaults", path.display());
+            warn_once(&path, &why);
             Self::default()
         }))
+    }
+
+    /// Returns where the user's values for an adapter are kept; `None` where there is no cache directory.
+    pub fn path(adapter: &AdapterSummary) -> Option<PathBuf> {
+        let cache = etcetera::choose_base_strategy().ok()?.cache_dir();
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let name: String = adapter.name.chars().map(plain).collect();
+        let whole = [&adapter.name, &adapter.backend, &adapter.driver].map(|part| part.as_str()).join("\n");
+        Some(cache.join("samara/tuning").join(format!("{name}-{:016x}.json", fnv1a(whole.as_bytes()))))
     }
 
     /// Reads a file, or says why it cannot be used; that it is not there is no reason.
@@ -116,6 +126,11 @@ impl Tuning {
         self.tuned.insert(tuned.key(), tuned.choice);
     }
 
+    /// Forgets the values of the same kernel and shape.
+    pub fn remove(&mut self, tuned: &Tuned) {
+        self.tuned.remove(&tuned.key());
+    }
+
     /// Returns the number of kernels and shapes that have tuned values.
     pub fn len(&self) -> usize {
         self.tuned.len()
@@ -140,9 +155,18 @@ impl Tuning {
     /// # Errors
     /// When there is no cache directory, or it cannot be written.
     pub fn save(&self, adapter: &AdapterSummary) -> Result<PathBuf> {
-        let path = path(adapter).ok_or_else(|| {
+        let path = Self::path(adapter).ok_or_else(|| {
             Error::Unsupported("this user has no cache directory to keep tuned values in".into())
         })?;
+        self.write(&path, adapter)?;
+        Ok(path)
+    }
+
+    /// Writes a file for an adapter, whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &Path, adapter: &AdapterSummary) -> Result<()> {
         let kernels = self.tuned.iter().map(|([kernel, shape, tier, source], choice)| Tuned {
             kernel: kernel.clone(),
             shape: shape.clone(),
@@ -157,21 +181,20 @@ impl Tuning {
             driver: adapter.driver.clone(),
             kernels: kernels.collect(),
         };
-        let folder = path.parent().expect("the file lies in a folder");
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+        }
         let text = serde_json::to_string_pretty(&file).expect("names and numbers are valid JSON");
-        crate::files::write_whole(&path, text.as_bytes())?;
-        Ok(path)
+        crate::files::write_whole(path, text.as_bytes())
     }
 }
 
-/// Returns the user's file for an adapter; `None` where there is no cache directory.
-fn path(adapter: &AdapterSummary) -> Option<PathBuf> {
-    let cache = etcetera::choose_base_strategy().ok()?.cache_dir();
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    let name: String = adapter.name.chars().map(plain).collect();
-    let whole = [&adapter.name, &adapter.backend, &adapter.driver].map(|part| part.as_str()).join("\n");
-    Some(cache.join("samara/tuning").join(format!("{name}-{:016x}.json", fnv1a(whole.as_bytes()))))
+/// Warns of a file that cannot be used, the first time that it is read.
+fn warn_once(path: &Path, why: &str) {
+    static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
+        tracing::warn!("`{}` {why}; kernels run with their defaults", path.display());
+    }
 }
 
 /// A sum that changes with any change of a shader's text.
@@ -183,4 +206,91 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{LIST, Shaders};
+
+    fn adapter(driver: &str) -> AdapterSummary {
+        AdapterSummary {
+            index: 0,
+            name: "Card (TM) 9".to_owned(),
+            backend: "vulkan".to_owned(),
+            driver: driver.to_owned(),
+            kind: "discrete GPU".to_owned(),
+            software: false,
+            tier: Tier::PLAIN,
+            matrix_units: false,
+            max_binding_bytes: 1 << 27,
+            max_buffer_bytes: 1 << 28,
+            workgroup_memory_bytes: 1 << 14,
+            max_invocations: 256,
+            subgroup_sizes: None,
+        }
+    }
+
+    /// The first case of `add`, its source, and tuned values for it.
+    fn tuned(value: u32) -> (Box<dyn Kernel>, Source, Tuned) {
+        let add = LIST.iter().find(|entry| entry.name == "add").unwrap();
+        let kernel = (add.cases)().remove(0).kernel;
+        let source = Shaders::default().source(&kernel.source(Tier::PLAIN));
+        let choice = [("WG".to_owned(), value)].into_iter().collect();
+        let tuned = Tuned::new(&*kernel, Tier::PLAIN, &source, &choice);
+        (kernel, source, tuned)
+    }
+
+    fn workgroup(tuning: &Tuning, kernel: &dyn Kernel, source: &Source) -> u32 {
+        tuning.choice(kernel, Tier::PLAIN, || source.clone()).of(&kernel.tunables()[0])
+    }
+
+    #[test]
+    fn what_is_written_is_read_for_the_same_adapter_and_driver_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/tuned.json");
+        let (kernel, source, tuned) = tuned(128);
+        let mut tuning = Tuning::default();
+        tuning.insert(tuned.clone());
+        tuning.write(&path, &adapter("mesa 25")).unwrap();
+        let read = Tuning::read(&path, &adapter("mesa 25")).unwrap();
+        assert_eq!((read.len(), workgroup(&read, &*kernel, &source)), (1, 128));
+        let foreign = Tuning::read(&path, &adapter("mesa 26")).unwrap_err();
+        assert!(foreign.contains("mesa 25") && foreign.contains("mesa 26"), "{foreign}");
+        tuning.remove(&tuned);
+        assert!(tuning.is_empty());
+    }
+
+    #[test]
+    fn another_text_or_tier_and_values_out_of_the_list_leave_the_default() {
+        let (kernel, source, tuned_values) = tuned(128);
+        let mut tuning = Tuning::default();
+        tuning.insert(tuned_values);
+        let mut changed = source.clone();
+        changed.text += "\n";
+        assert_eq!(workgroup(&tuning, &*kernel, &changed), 64);
+        let choice = tuning.choice(&*kernel, Tier::F16, || source.clone());
+        assert_eq!(choice.of(&kernel.tunables()[0]), 64);
+        tuning.insert(tuned(7).2);
+        assert_eq!((tuning.len(), workgroup(&tuning, &*kernel, &source)), (1, 64));
+    }
+
+    #[test]
+    fn damaged_files_say_why_and_missing_ones_are_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tuned.json");
+        assert!(Tuning::read(&path, &adapter("")).unwrap().is_empty());
+        Tuning::default().write(&path, &adapter("")).unwrap();
+        let whole = std::fs::read_to_string(&path).unwrap();
+        for (text, part) in [
+            (whole[..whole.len() / 2].to_owned(), "holds no tuned values"),
+            (whole.replace("\"version\": 1", "\"version\": 9"), "version 9, expected 1"),
+            (whole.replace("Card (TM) 9", "Card (TM) 8"), "Card (TM) 8"),
+            ("[]".to_owned(), "holds no tuned values"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let why = Tuning::read(&path, &adapter("")).unwrap_err();
+            assert!(why.contains(part), "{why}");
+        }
+    }
 }

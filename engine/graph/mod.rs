@@ -93,6 +93,11 @@ impl Graph {
         self.roles[tensor.0 as usize]
     }
 
+    /// Returns the tensors and the operations.
+    pub fn into_parts(self) -> (Tensors, Vec<Op>) {
+        (self.tensors, self.ops)
+    }
+
     /// Returns the operations.
     pub fn ops(&self) -> &[Op] {
         &self.ops

@@ -15,6 +15,8 @@ pub mod profile;
 mod ranges;
 pub mod report;
 pub mod samples;
+pub mod steps;
+pub mod tune;
 pub mod verify;
 pub mod versions;
 pub mod workbench;

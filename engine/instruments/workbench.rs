@@ -184,3 +184,30 @@ fn row(case: &Case, ceilings: &Ceilings, ns: Samples, copies: usize) -> KernelRo
         copies,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::LIST;
+
+    #[test]
+    fn copies_exceed_the_cache_unless_they_would_be_too_many_or_too_large() {
+        let benched = LIST.iter().flat_map(|entry| (entry.cases)()).filter(|case| case.bench);
+        let mut exceeding = 0;
+        for case in
+            benched.filter(|case| ["add", "embed", "matvec", "kv_write"].contains(&case.kernel.name()))
+        {
+            let prepared = Prepared::new(&case);
+            let bound: usize = prepared.planes.iter().flatten().map(Vec::len).sum();
+            for (software, enough) in [(false, CACHE_BYTES), (true, SOFTWARE_CACHE_BYTES)] {
+                let copies = copies_for(software, &case, &prepared);
+                let (exceeds, most) = (copies * case.cost().read > enough, copies == MAX_COPIES);
+                let full = (copies + 1) * bound as u64 > ROOM * enough;
+                assert!(copies >= 2 && (exceeds || most || full), "{}: {copies} copies", case.label);
+                assert!(copies == 2 || copies * bound as u64 <= ROOM * enough, "{}", case.label);
+                exceeding += usize::from(exceeds);
+            }
+        }
+        assert!(exceeding > 20, "{exceeding} cases are gone through beyond the cache");
+    }
+}

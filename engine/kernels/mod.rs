@@ -213,6 +213,26 @@ impl Tunable {
 pub struct Choice(BTreeMap<String, u32>);
 
 impl Choice {
+    /// Returns the value that each tunable has without tuning.
+    pub fn defaults(tunables: &[Tunable]) -> Self {
+        tunables.iter().map(|tunable| (tunable.name.to_owned(), tunable.default)).collect()
+    }
+
+    /// Returns every choice that there is: one value for each tunable.
+    pub fn all(tunables: &[Tunable]) -> Vec<Self> {
+        let with = |choices: Vec<Self>, tunable: &Tunable| {
+            let each = |choice: Self| {
+                tunable.values.iter().map(move |&value| {
+                    let mut choice = choice.clone();
+                    choice.0.insert(tunable.name.to_owned(), value);
+                    choice
+                })
+            };
+            choices.into_iter().flat_map(each).collect()
+        };
+        tunables.iter().fold(vec![Self::default()], with)
+    }
+
     /// Returns the value of a tunable.
     pub fn of(&self, tunable: &Tunable) -> u32 {
         let chosen = self.0.get(tunable.name).filter(|value| tunable.values.contains(value));
@@ -222,6 +242,14 @@ impl Choice {
     /// Yields names and values in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
         self.0.iter().map(|(name, &value)| (name.as_str(), value))
+    }
+}
+
+impl fmt::Display for Choice {
+    /// Writes `WG=64 GROUPS=4`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values: Vec<String> = self.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        f.pad(&values.join(" "))
     }
 }
 

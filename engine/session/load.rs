@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Backend, BufferRange, Clock, Gpu};
+use crate::graph::Graph;
 use crate::graph::fuse::Fusion;
 use crate::kernels::Shaders;
 use crate::model::layout::Layout;
@@ -178,11 +179,9 @@ impl Model {
                 "a prefill chunk of {chunk} tokens is not within 1 to {MAX_CHUNK}"
             )));
         }
-        let formats = formats(checkpoint, options.format)?;
-        let limit = gpu.summary().max_binding_bytes.min(gpu.summary().max_buffer_bytes);
-        let limit = options.max_binding_bytes.map_or(limit, |bytes| bytes.min(limit));
+        let limit = binding_limit(&gpu, &options);
         let config = checkpoint.config().clone();
-        let layout = Layout::new(checkpoint.weights(), |index| formats[index], limit);
+        let layout = layout(checkpoint, &gpu, &options)?;
         let weights = Uploader::new(&gpu, checkpoint, &layout, options.progress.as_ref()).run()?;
         // The logits of a chunk must fit one binding when all of them are wanted.
         let rows = usize::try_from(limit / (config.vocab_size as u64 * 4)).unwrap_or(usize::MAX);
@@ -196,6 +195,22 @@ impl Model {
     /// Returns a model with other fusion rules on the same device and weights.
     pub fn with_fusion(&self, fusion: Fusion) -> Self {
         Self(Arc::new(Inner { fusion, ..Inner::clone(&self.0) }))
+    }
+
+    /// Returns the graph of a step that the model would run on a device, without loading it.
+    ///
+    /// # Errors
+    /// When a value that decides about a format cannot be read.
+    pub fn graph(
+        checkpoint: &Checkpoint,
+        gpu: &Gpu,
+        options: &LoadOptions,
+        shape: StepShape,
+    ) -> Result<Graph> {
+        let layout = layout(checkpoint, gpu, options)?;
+        let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
+        options.fusion.apply(&mut graph);
+        Ok(graph)
     }
 
     /// Starts a sequence of at most `context` tokens; without a number, as many as the model was
@@ -225,6 +240,18 @@ impl Model {
     pub(super) fn inner(&self) -> &Inner {
         &self.0
     }
+}
+
+/// Returns the largest binding that weights may take.
+fn binding_limit(gpu: &Gpu, options: &LoadOptions) -> u64 {
+    let limit = gpu.summary().max_binding_bytes.min(gpu.summary().max_buffer_bytes);
+    options.max_binding_bytes.map_or(limit, |bytes| bytes.min(limit))
+}
+
+/// Returns how each weight is stored on a device.
+fn layout(checkpoint: &Checkpoint, gpu: &Gpu, options: &LoadOptions) -> Result<Layout> {
+    let formats = formats(checkpoint, options.format)?;
+    Ok(Layout::new(checkpoint.weights(), |index| formats[index], binding_limit(gpu, options)))
 }
 
 /// Chooses the format of each weight: the one asked for, or as stored. Where f16 is asked for and a
