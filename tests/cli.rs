@@ -1,63 +1,13 @@
 //! The program as its users run it: arguments, exit codes, messages, files.
 
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod common;
 
+use std::path::Path;
+use std::process::Stdio;
+
+use common::program::{gpu, refused, run, run_with_input, samara, stdout};
 use samara::instruments::document::{BenchRow, Document};
 use serde_json::Value;
-
-fn samara() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_samara"));
-    command.env_remove("SAMARA_LOG").stdin(Stdio::null());
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    samara().args(args).output().unwrap()
-}
-
-/// Runs with bytes on standard input.
-fn run_with_input(args: &[&str], input: &[u8]) -> Output {
-    let mut child = samara()
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that refuses its arguments does not read; then this write may fail.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// Checks that a run failed with this exit code, told why on standard error, and printed no result.
-fn refused(output: &Output, code: i32, parts: &[&str]) {
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{message}");
-    assert!(message.starts_with("error: "), "{message}");
-    assert!(!message.contains("panicked"), "{message}");
-    assert!(output.stdout.is_empty());
-    for part in parts {
-        assert!(message.contains(part), "`{part}` is not in: {message}");
-    }
-}
-
-/// Tells whether there is a graphics adapter; without one a test is skipped, or fails if REQUIRE_GPU=1.
-fn gpu() -> bool {
-    let found = samara::gpu::adapters(None).is_ok();
-
-    assert!(found || std::env::var("REQUIRE_GPU").as_deref() != Ok("1"), "REQUIRE_GPU=1, but no GPU adapter");
-    if !found {
-        eprintln!("skipped: no GPU adapter");
-    }
-    found
-}
 
 fn write(directory: &Path, name: &str, contents: impl AsRef<[u8]>) -> String {
     let path = directory.join(name);

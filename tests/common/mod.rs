@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod documents;
+pub mod program;
 pub mod variants;
 
 use samara::gpu::{Gpu, GpuOptions};

@@ -1,0 +1,59 @@
+//! The program as a child process.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+/// The program, as on the machine of a user who tuned nothing.
+pub fn samara() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_samara"));
+    command.env_remove("SAMARA_LOG").env_remove("SAMARA_TUNE").stdin(Stdio::null());
+    command.env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/no-cache"));
+    command
+}
+
+/// Runs the program with arguments.
+pub fn run(args: &[&str]) -> Output {
+    samara().args(args).output().unwrap()
+}
+
+/// Runs with bytes on standard input.
+pub fn run_with_input(args: &[&str], input: &[u8]) -> Output {
+    let mut child = samara()
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses its arguments does not read; then this write may fail.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// Returns what a run that succeeded printed.
+pub fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Checks that a run failed with this exit code, told why on standard error, and printed no result.
+pub fn refused(output: &Output, code: i32, parts: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(message.starts_with("error: "), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    assert!(output.stdout.is_empty());
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+}
+
+/// Tells whether there is a graphics adapter; without one a test is skipped, or fails if REQUIRE_GPU=1.
+pub fn gpu() -> bool {
+    let found = samara::gpu::adapters(None).is_ok();
+    assert!(found || std::env::var("REQUIRE_GPU").as_deref() != Ok("1"), "REQUIRE_GPU=1, but no GPU adapter");
+    if !found {
+        eprintln!("skipped: no GPU adapter");
+    }
+    found
+}
