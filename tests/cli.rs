@@ -28,6 +28,7 @@ fn help_and_version_are_results() {
         "perplexity",
         "devices",
         "inspect",
+        "kernel",
         "synth",
         "bench",
         "profile",

@@ -4,9 +4,9 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use common::documents::{self, Card};
+use common::program::run;
 use jsonschema::Validator;
 use samara::graph::fuse::Rule;
 use samara::instruments::document::Document;
@@ -208,7 +208,7 @@ fn wrong_values_are_refused() {
 /// Runs the program and checks the document that it prints; without an adapter there is none.
 fn printed(args: &[&str]) -> Option<Value> {
     common::gpu()?;
-    let output = Command::new(env!("CARGO_BIN_EXE_samara")).args(args).output().unwrap();
+    let output = run(args);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     let document = serde_json::from_slice(&output.stdout).unwrap();
     check(&document);
@@ -245,4 +245,13 @@ fn ablate_prints_an_ablation() {
         assert_eq!(rows.len(), 7);
         assert!(rows.iter().all(|row| row["norms"] == json!(4 * layers + 1)), "{rows:?}");
     }
+}
+
+#[test]
+fn kernel_bench_prints_kernels() {
+    let args = ["kernel", "bench", "rope", "--case", "decode", "--samples", "5", "-o", "json"];
+    let Some(kernels) = printed(&args) else { return };
+    let rows = kernels["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5);
+    assert!(rows.iter().all(|row| row["kernel"] == "rope" && row["bound"] == "memory"), "{rows:?}");
 }

@@ -14,7 +14,7 @@ use samara::quant::Format;
 use samara::{Backend, Error, KvFormat};
 
 use super::table::Table;
-use super::{COMMIT, Failure, ModelArgs, RuleArgs, bar, note};
+use super::{COMMIT, Failure, ModelArgs, RuleArgs, ShaderArgs, bar, note};
 
 /// Measure the throughput of models
 ///
@@ -67,6 +67,8 @@ pub struct BenchArgs {
     /// No progress on standard error
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    shaders: ShaderArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -199,13 +201,12 @@ struct Device {
 
 impl Device {
     fn new(args: &BenchArgs, adapter: &Option<String>) -> samara::Result<Self> {
-        let gpu = Gpu::open(adapter.as_deref(), args.backend)?;
-        Ok(Self {
-            adapter: adapter.clone(),
-            summary: gpu.summary().clone(),
-            environment: Environment::of(&gpu, COMMIT),
-            ceilings: ceilings::measure(&gpu)?,
-        })
+        let mut gpu = Gpu::open(adapter.as_deref(), args.backend)?;
+        // The ceilings are those of the built-in kernels.
+        let ceilings = ceilings::measure(&gpu)?;
+        gpu.set_shaders(args.shaders.read()?);
+        let environment = Environment::of(&gpu, COMMIT);
+        Ok(Self { adapter: adapter.clone(), summary: gpu.summary().clone(), environment, ceilings })
     }
 
     fn announce(&self) {
@@ -233,6 +234,7 @@ fn measure(
         format,
         kv: args.kv,
         quiet: true,
+        shaders: args.shaders.clone(),
     };
     let model = options.load(&args.rules)?;
     verify::verify(&model)?;

@@ -7,6 +7,7 @@ mod devices;
 mod files;
 mod generate;
 mod inspect;
+mod kernel;
 mod logits;
 mod perplexity;
 mod profile;
@@ -26,8 +27,10 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use samara::gpu::AdapterSummary;
 use samara::instruments::document::{Ceilings, Environment};
+use samara::kernels::Shaders;
 use samara::model::{Checkpoint, demo};
 use samara::quant::Format;
+use samara::session::Progress;
 use samara::tokenizer::Tokenizer;
 use samara::{Backend, Error, Fusion, KvFormat, LoadOptions, Model};
 
@@ -38,6 +41,8 @@ const COMMIT: &str = git_version::git_version!(args = ["--always", "--dirty=-dir
 #[derive(Parser)]
 #[command(version)]
 pub struct Cli {
+    #[command(flatten)]
+    shaders: ShaderArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -56,11 +61,15 @@ enum Command {
     Ablate(ablate::AblateArgs),
     Compare(compare::CompareArgs),
     Report(report::ReportArgs),
+    #[command(subcommand)]
+    Kernel(kernel::KernelCommand),
 }
 
 impl Cli {
     /// Runs the subcommand.
     pub fn run(self) -> Result<(), Failure> {
+        // Also for subcommands that run no kernel: a folder that cannot be used is a mistake.
+        self.shaders.read()?;
         match self.command {
             Command::Generate(args) => generate::run(args),
             Command::Logits(args) => logits::run(args),
@@ -74,6 +83,7 @@ impl Cli {
             Command::Ablate(args) => ablate::run(&args),
             Command::Compare(args) => compare::run(&args),
             Command::Report(args) => report::run(&args),
+            Command::Kernel(command) => kernel::run(&command),
         }
     }
 }
@@ -100,6 +110,8 @@ pub enum Failure {
     Output(io::Error),
     /// Everything went well, and what was measured became slower.
     Regression(String),
+    /// Kernels compute something else than their references.
+    Wrong(String),
 }
 
 impl fmt::Display for Failure {
@@ -108,6 +120,7 @@ impl fmt::Display for Failure {
             Self::Run(error) => error.fmt(f),
             Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
             Self::Regression(what) => f.write_str(what),
+            Self::Wrong(what) => f.write_str(what),
         }
     }
 }
@@ -150,6 +163,28 @@ struct ModelArgs {
     /// Print results only: no progress, no statistics
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    shaders: ShaderArgs,
+}
+
+/// Files in place of built-in shaders: a flag of the program, which every struct that needs it repeats; clap
+/// hands its value down wherever it was given.
+#[derive(Args, Clone)]
+struct ShaderArgs {
+    /// Run the .wgsl files below DIR in place of the built-in ones of the same relative path
+    #[arg(long, value_name = "DIR", global = true)]
+    shaders: Option<PathBuf>,
+}
+
+impl ShaderArgs {
+    /// Reads the files; nothing is replaced without the flag.
+    fn read(&self) -> samara::Result<Shaders> {
+        match self.shaders.as_deref() {
+            None => Ok(Shaders::default()),
+            Some(folder) if folder.is_dir() => Shaders::read(folder),
+            Some(folder) => Err(Error::Input(format!("--shaders `{}` is no directory", folder.display()))),
+        }
+    }
 }
 
 impl ModelArgs {
@@ -158,7 +193,7 @@ impl ModelArgs {
         self.load_with(LoadOptions { fusion: rules.fusion()?, ..self.options() })
     }
 
-    /// Returns how the flags ask for the model to be loaded, every fusion rule on.
+    /// Returns how the flags ask for the model to be loaded, every fusion rule on; the shaders follow when it is.
     fn options(&self) -> LoadOptions {
         LoadOptions {
             format: self.format,
@@ -177,7 +212,8 @@ impl ModelArgs {
             shown.set_length(total);
             shown.set_position(done);
         };
-        let model = Model::load(&self.model, LoadOptions { progress: Some(Box::new(progress)), ..options });
+        let (shaders, progress) = (self.shaders.read()?, Some(Box::new(progress) as Progress));
+        let model = Model::load(&self.model, LoadOptions { shaders, progress, ..options });
         bar.finish_and_clear();
         let model = model?;
         if !self.quiet {
@@ -224,11 +260,20 @@ fn warn_of_software(adapter: &AdapterSummary) {
     }
 }
 
-/// Says where and how something is measured.
-fn announce(environment: &Environment, ceilings: &Ceilings) {
-    let Environment { adapter, backend, driver, tier, clock, commit, tuned, .. } = environment;
+/// Says where, how and with what something is measured.
+fn introduce(environment: &Environment) {
+    let Environment { adapter, backend, driver, tier, clock, commit, tuned, replaced_shaders, .. } =
+        environment;
     note(format_args!("{adapter}, {backend}, {driver}"));
     note(format_args!("tier {tier}, clock {clock}, {tuned} tuned shapes, commit {commit}"));
+    if !replaced_shaders.is_empty() {
+        note(format_args!("replaced shaders: {}", replaced_shaders.join(", ")));
+    }
+}
+
+/// Says the same, and what the adapter can do at most.
+fn announce(environment: &Environment, ceilings: &Ceilings) {
+    introduce(environment);
     let matrix = ceilings.matrix_gflop_s.map(|rate| format!(", matrix units {rate:.0} GFLOP/s"));
     note(format_args!(
         "measured ceilings: copy {:.1} GB/s, multiply-adds {:.0} GFLOP/s{}",

@@ -64,7 +64,7 @@ impl Tuned {
 type Key = [String; 4];
 
 /// Tuned values by kernel and shape.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
     tuned: BTreeMap<Key, BTreeMap<String, u32>>,
 }

@@ -161,7 +161,7 @@ fn compare(case: &Case, id: TensorId, bytes: &[u8], expected: &[f64]) -> Option<
     let worst = found.iter().zip(expected).position(far);
     let detail = worst.map(|i| format!("; first far value [{i}]: {} for {}", found[i], expected[i]));
     Some(format!(
-        "`{}`: NMSE {error:e} > {:e} ({}){}",
+        "`{}`: NMSE {error:.2e} > {:e} ({}){}",
         desc.name,
         case.tolerance,
         case.reason,

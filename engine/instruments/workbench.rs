@@ -7,6 +7,7 @@
 //! one before it at the barrier that their common output needs. With outputs of their own, dispatches would
 //! overlap, and each would seem to take less time than it does.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::check::{Mismatch, Prepared};
@@ -26,8 +27,8 @@ const SOFTWARE_CACHE_BYTES: u64 = 32 << 20;
 const MAX_COPIES: u64 = 256;
 /// All copies may take that many times the bytes above, where a case reads little of what it binds.
 const ROOM: u64 = 4;
-/// A sample lasts at least this long, in nanoseconds, unless that takes more dispatches than are allowed.
-const SAMPLE_NS: f64 = 5e6;
+/// A sample lasts about this long, in nanoseconds, unless that takes more dispatches than are allowed.
+const SAMPLE_NS: f64 = 1e7;
 const MAX_DISPATCHES: usize = 2048;
 /// How long a case runs before it is timed: clocks of idle GPUs take a while to rise.
 const WARM_UP: Duration = Duration::from_millis(100);
@@ -68,17 +69,42 @@ impl<'a> Rotation<'a> {
         if let Some(mismatch) = self.prepared.check(gpu)? {
             return Ok(Err(mismatch));
         }
-        let (case, copies) = (self.prepared.case(), self.copies.len());
-        let repeat = |rounds: usize| {
-            let places = self.copies.iter().cycle().take(rounds * copies);
-            Executor::over(gpu, &case.label, &*case.kernel, places)
+        let copies = self.copies.len();
+        let wanted = match gpu.clock() {
+            // It repeats what it times by itself, so that must be every copy.
+            Clock::Wall => copies,
+            _ => self.dispatches(gpu)?,
         };
-        let once = repeat(1)?;
-        let ns = warm_up(gpu, &once)?;
-        // The wall clock repeats what it times by itself.
-        let most = if gpu.clock() == Clock::Wall { 1 } else { (MAX_DISPATCHES / copies).max(1) };
-        let rounds = (SAMPLE_NS / ns.max(1.0)).ceil().min(most as f64) as usize;
-        Ok(Ok(Timer { executor: if rounds > 1 { repeat(rounds)? } else { once }, copies }))
+        let timer = Timer { parts: self.parts(gpu, wanted)?, next: Cell::new(0), copies };
+        let start = Instant::now();
+        while start.elapsed() < WARM_UP {
+            timer.sample(gpu)?;
+        }
+        Ok(Ok(timer))
+    }
+
+    /// Returns how many dispatches make a sample.
+    fn dispatches(&self, gpu: &Gpu) -> Result<usize> {
+        let one = self.over(gpu, self.copies.iter().take(1))?;
+        one.run(gpu);
+        let ns = one.elapsed(gpu)?.max(1.0);
+        Ok((SAMPLE_NS / ns).ceil().clamp(1.0, MAX_DISPATCHES as f64) as usize)
+    }
+
+    /// Builds about as many dispatches as wanted, whole times through the copies; or, where once through is
+    /// more than wanted, the copies in parts of as many, to be gone through in turn.
+    fn parts(&self, gpu: &Gpu, wanted: usize) -> Result<Vec<Executor>> {
+        let copies = self.copies.len();
+        if wanted < copies {
+            return self.copies.chunks(wanted).map(|part| self.over(gpu, part.iter())).collect();
+        }
+        let times = (wanted / copies) * copies;
+        Ok(vec![self.over(gpu, self.copies.iter().cycle().take(times))?])
+    }
+
+    fn over<'b>(&'b self, gpu: &Gpu, places: impl Iterator<Item = &'b Ranges>) -> Result<Executor> {
+        let case = self.prepared.case();
+        Executor::over(gpu, &case.label, &*case.kernel, places)
     }
 }
 
@@ -90,37 +116,27 @@ fn copies_for(software: bool, case: &Case, prepared: &Prepared<'_>) -> u64 {
     (enough / read + 1).min(ROOM * enough / bound).clamp(2, MAX_COPIES)
 }
 
-/// Runs every copy until the device is warm; returns the nanoseconds of the last time through.
-fn warm_up(gpu: &Gpu, executor: &Executor) -> Result<f64> {
-    let start = Instant::now();
-    executor.elapsed(gpu)?;
-    loop {
-        let ns = executor.elapsed(gpu)?;
-        if start.elapsed() >= WARM_UP {
-            return Ok(ns);
-        }
-    }
-}
-
 /// A case that was checked and is ready to be timed.
 #[derive(Debug)]
 pub struct Timer {
-    executor: Executor,
+    parts: Vec<Executor>,
+    next: Cell<usize>,
     copies: usize,
 }
 
 impl Timer {
-    /// Returns the nanoseconds of one dispatch: the mean of [`Self::dispatches`] of them.
+    /// Returns the nanoseconds of one dispatch: the mean of about [`Self::dispatches`] of them.
     ///
     /// # Errors
     /// When the device fails, or its clock stands still.
     pub fn sample(&self, gpu: &Gpu) -> Result<f64> {
-        match self.executor.elapsed(gpu)? {
-            ns if ns > 0.0 => Ok(ns / self.dispatches() as f64),
+        let part = &self.parts[self.next.replace((self.next.get() + 1) % self.parts.len())];
+        match part.elapsed(gpu)? {
+            ns if ns > 0.0 => Ok(ns / part.len() as f64),
             _ => Err(Error::Gpu(format!(
                 "adapter `{}`: by its clock {} dispatches take no time",
                 gpu.summary().name,
-                self.dispatches()
+                part.len()
             ))),
         }
     }
@@ -133,9 +149,10 @@ impl Timer {
         Ok(Samples::new((0..count.max(1)).map(|_| self.sample(gpu)).collect::<Result<_>>()?))
     }
 
-    /// Returns the number of dispatches that a sample is the mean of.
+    /// Returns the number of dispatches that a sample is the mean of; the last part of the copies may be
+    /// smaller.
     pub fn dispatches(&self) -> usize {
-        self.executor.len()
+        self.parts[0].len()
     }
 
     /// Returns the number of copies of the inputs.

@@ -1,0 +1,171 @@
+//! `samara kernel tune`: finds the fastest values of tunables on this adapter and keeps them.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use samara::gpu::{Gpu, Tuning};
+use samara::instruments::document::Environment;
+use samara::instruments::steps;
+use samara::instruments::tune::{Found, trials, tunable, tune};
+use samara::kernels::Case;
+use samara::model::Checkpoint;
+use samara::quant::Format;
+use samara::{Error, KvFormat, LoadOptions};
+
+use super::super::table::Table;
+use super::super::{COMMIT, Failure, bar, introduce, note, warn_of_software};
+use super::{DeviceArgs, Selection, TimingArgs, duration};
+
+/// Search the tunables of kernels, shape by shape, and keep what is faster
+///
+/// Without -m for the shapes of the benched cases, with it for those that the model runs. Every candidate is
+/// checked first; only what beats the default beyond the spread is kept, for this adapter and driver, in the
+/// user's cache directory, where every command finds it. SAMARA_TUNE=off ignores it.
+#[derive(Args)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    selection: Selection,
+    /// Tune the shapes of this model: `demo`, a directory, or `synthetic:SIZE[:SEED]`
+    #[arg(short, long)]
+    model: Option<String>,
+    /// Weight format of the model: f32, f16, bf16, q8_0 or q4_0 [default: as stored]
+    #[arg(long, requires = "model")]
+    format: Option<Format>,
+    /// Number format of the model's KV cache: f16 or f32
+    #[arg(long, requires = "model", default_value_t)]
+    kv: KvFormat,
+    /// Tokens of the prompt that the model prefills; 0 tunes decoding alone
+    #[arg(short, long, value_name = "N", requires = "model", default_value_t = 128)]
+    prompt: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    timing: TimingArgs,
+    /// No progress on standard error
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &TuneArgs) -> Result<(), Failure> {
+    if std::env::var_os("SAMARA_TUNE").is_some_and(|value| value == "off") {
+        let message = "SAMARA_TUNE is `off`: what is found would not be used; unset it to tune";
+        return Err(Error::Input(message.to_owned()).into());
+    }
+    let entries = args.selection.entries()?;
+    let mut gpu = args.timing.open(&args.device)?;
+    let cases = match &args.model {
+        None => tunable(args.selection.timed(&entries, gpu.tier())?, |case| &*case.kernel),
+        Some(model) => of_model(args, &gpu, model)?,
+    };
+    if cases.is_empty() {
+        return Err(Error::Input(format!("kernel `{}` has nothing to tune", args.selection.name)).into());
+    }
+    if !args.quiet {
+        introduce(&Environment::of(&gpu, COMMIT));
+        warn_of_software(gpu.summary());
+    }
+    let wrong = search(args, &mut gpu, &cases)?;
+    match wrong {
+        0 => Ok(()),
+        _ => Err(Failure::Wrong(format!("{wrong} of {} cases are wrong and were not tuned", cases.len()))),
+    }
+}
+
+/// Tunes cases, keeps the winners and prints what was found; returns how many cases were wrong.
+fn search(args: &TuneArgs, gpu: &mut Gpu, cases: &[Case]) -> Result<usize, Failure> {
+    let bar = bar(args.quiet, "tuning", "{pos} of {len} trials, {msg}");
+    bar.set_length(cases.iter().map(|case| trials(case) as u64).sum());
+    let mut kept = Kept::new(gpu);
+    let mut table =
+        Table::new(["kernel", "shape", "default", "best", ">default time", ">best time", ">speed-up"]);
+    let mut wrong = 0;
+    for case in cases {
+        bar.set_message(case.kernel.name());
+        match tune(gpu, case, args.timing.samples(), || bar.inc(1))? {
+            Ok(found) => {
+                tell_dropped(&bar, &found);
+                push(&mut table, &found);
+                kept.apply(gpu, &found)?;
+            }
+            Err(mismatch) => {
+                wrong += 1;
+                let (name, label) = (case.kernel.name(), &case.label);
+                bar.suspend(|| note(format_args!("not tuned: {name} [{label}] is wrong: {mismatch}")));
+            }
+        }
+    }
+    bar.finish_and_clear();
+    write!(io::stdout().lock(), "{table}")?;
+    kept.tell();
+    Ok(wrong)
+}
+
+/// Returns a case for each kernel and shape of a model's steps that is meant.
+fn of_model(args: &TuneArgs, gpu: &Gpu, model: &str) -> samara::Result<Vec<Case>> {
+    let checkpoint = Checkpoint::source(model)?;
+    let options = LoadOptions { format: args.format, kv: args.kv, ..LoadOptions::default() };
+    let mut cases = steps::cases(&checkpoint, gpu, &options, args.prompt)?;
+    let name = &args.selection.name;
+    cases.retain(|case| name == "all" || case.kernel.name() == name);
+    if cases.is_empty() {
+        return Err(Error::Input(format!(
+            "model `{model}` runs no kernel `{name}` that has something to tune"
+        )));
+    }
+    cases.retain(|case| args.selection.matches(case));
+    if cases.is_empty() { Err(args.selection.nothing()) } else { Ok(cases) }
+}
+
+/// Says which values were refused or wrong.
+fn tell_dropped(bar: &ProgressBar, found: &Found) {
+    for (choice, why) in &found.dropped {
+        bar.suspend(|| note(format_args!("dropped {} [{}] {choice}: {why}", found.kernel, found.shape)));
+    }
+}
+
+fn push(table: &mut Table, found: &Found) {
+    let Found { kernel, shape, default, best, .. } = found;
+    let (best, times, speed_up) = match best {
+        Some((choice, comparison)) => {
+            let times = [&comparison.first, &comparison.second].map(|samples| duration(samples.median()));
+            let gain = 1.0 / comparison.ratios().median();
+            let wins = found.wins();
+            let best = if wins { choice.to_string() } else { "the default".to_owned() };
+            (best, times, if wins { format!("{gain:.2}") } else { format!("none ({gain:.2}, {choice})") })
+        }
+        None => ("the default".to_owned(), [String::new(), String::new()], "no other fits".to_owned()),
+    };
+    let [first, second] = times;
+    table.push([kernel.clone(), shape.clone(), default.to_string(), best, first, second, speed_up]);
+}
+
+/// The tuned values of the user, written whenever they change: a search may take long and be ended early.
+struct Kept {
+    tuning: Tuning,
+    path: Option<PathBuf>,
+}
+
+impl Kept {
+    fn new(gpu: &Gpu) -> Self {
+        Self { tuning: gpu.tuning().clone(), path: None }
+    }
+
+    fn apply(&mut self, gpu: &Gpu, found: &Found) -> samara::Result<()> {
+        let before = self.tuning.clone();
+        found.apply(&mut self.tuning);
+        if self.tuning != before {
+            self.path = Some(self.tuning.save(gpu.summary())?);
+        }
+        Ok(())
+    }
+
+    fn tell(&self) {
+        match &self.path {
+            Some(path) => note(format_args!("written: {}", path.display())),
+            None => note("what is kept stays as it was: nothing was written"),
+        }
+    }
+}
