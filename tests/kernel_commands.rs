@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -233,34 +233,35 @@ fn refused_after_heading(output: &Output, code: i32, part: &str) {
 /// A child that is ended with the test, however that ends.
 struct Running {
     child: Child,
-    lines: Receiver<String>,
+    results: Receiver<String>,
+    messages: Receiver<String>,
 }
 
 impl Running {
-    /// Starts the program and gathers what it prints, results and messages alike.
+    /// Starts the program and gathers what it prints.
     fn start(args: &[&str]) -> Self {
         let mut child = samara().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (send, lines) = mpsc::channel();
-        let also = send.clone();
-        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            BufReader::new(out).lines().map_while(Result::ok).try_for_each(|l| send.send(l))
-        });
-        std::thread::spawn(move || {
-            BufReader::new(err).lines().map_while(Result::ok).try_for_each(|l| also.send(l))
-        });
-        Self { child, lines }
+        let (results, messages) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        Self { child, results, messages }
     }
+}
 
-    /// Waits until a line has a part.
-    fn wait_for(&self, part: &str) {
-        let mut seen = Vec::new();
-        loop {
-            match self.lines.recv_timeout(Duration::from_secs(120)) {
-                Ok(line) if line.contains(part) => return,
-                Ok(line) => seen.push(line),
-                Err(_) => panic!("`{part}` is not in:\n{}", seen.join("\n")),
-            }
+/// Yields the lines of a stream as they come.
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (send, lines) = mpsc::channel();
+    let gather = move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|l| send.send(l));
+    std::thread::spawn(gather);
+    lines
+}
+
+/// Waits until a line has a part.
+fn wait_for(lines: &Receiver<String>, part: &str) {
+    let mut seen = Vec::new();
+    loop {
+        match lines.recv_timeout(Duration::from_secs(120)) {
+            Ok(line) if line.contains(part) => return,
+            Ok(line) => seen.push(line),
+            Err(_) => panic!("`{part}` is not in:\n{}", seen.join("\n")),
         }
     }
 }
@@ -281,17 +282,18 @@ fn a_watched_folder_is_compared_again_at_every_save() {
     folder.add(CORRECT);
     let args = ["kernel", "bench", "add", "--case", "T 1, D 1280", "--samples", "5", "--watch", "--against"];
     let mut running = Running::start(&[&args[..], &[folder.path()]].concat());
-    running.wait_for("ratio ");
-    running.wait_for("watching");
+    let (results, messages) = (&running.results, &running.messages);
+    wait_for(results, "ratio ");
+    wait_for(messages, "watching");
     folder.add(BROKEN);
-    running.wait_for("changed: add.wgsl");
-    running.wait_for("no definition in scope for identifier: `c`");
-    running.wait_for("watching");
+    wait_for(messages, "changed: add.wgsl");
+    wait_for(messages, "no definition in scope for identifier: `c`");
+    wait_for(messages, "watching");
     folder.add(WRONG);
-    running.wait_for("the changed version is wrong");
-    running.wait_for("watching");
+    wait_for(messages, "the changed version is wrong");
+    wait_for(messages, "watching");
     folder.add("a[id.x] + b[id.x] + 0.0");
-    running.wait_for("ratio ");
+    wait_for(results, "ratio ");
     assert!(running.child.try_wait().unwrap().is_none(), "it goes on");
 }
 
