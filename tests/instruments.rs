@@ -2,15 +2,16 @@
 
 mod common;
 
-use samara::gpu::{Clock, Gpu};
+use samara::gpu::{Bindings, BufferRange, Clock, Executor, Gpu, pack_values};
 use samara::instruments::ablate::{Workload, ablate};
 use samara::instruments::bench::{Repetitions, Test, bench};
 use samara::instruments::ceilings;
 use samara::instruments::document::{Ceilings, Environment, Subject};
 use samara::instruments::verify::verify;
-use samara::kernels::Shaders;
+use samara::kernels::{LIST, Shaders};
 use samara::model::{Checkpoint, Size, synth};
 use samara::quant::Format;
+use samara::tensor::TensorId;
 use samara::{Fusion, LoadOptions, Model};
 
 #[test]
@@ -179,4 +180,42 @@ fn an_ablation_refuses_choices_that_disagree_and_work_that_is_none() {
         assert!(message.contains("at least one") && message.contains('0'), "{message}");
     }
     assert!(refusal(&model, [usize::MAX, 3, 1]).contains("context"));
+}
+
+struct Buffers(Vec<Vec<BufferRange>>);
+
+impl Bindings for Buffers {
+    fn ranges(&self, tensor: TensorId) -> &[BufferRange] {
+        &self.0[tensor.0 as usize]
+    }
+}
+
+#[test]
+fn more_dispatches_than_a_query_set_holds_are_timed() {
+    let Some(mut gpu) = common::gpu() else { return };
+    let entry = LIST.iter().find(|entry| entry.name == "unary").unwrap();
+    let case = (entry.cases)().into_iter().min_by_key(|case| case.cost().bytes()).unwrap();
+    let inputs = case.memory();
+    let upload = |(id, desc)| {
+        let bytes = pack_values(desc, inputs.read(id)).concat();
+        let range = gpu.storage(&desc.name, bytes.len() as u64).unwrap();
+        gpu.write(&range, 0, &bytes);
+        vec![range]
+    };
+    let buffers = Buffers(case.tensors.iter().map(upload).collect());
+    for clock in [Clock::PassTimestamps, Clock::Timestamps] {
+        if gpu.set_clock(clock).is_err() {
+            eprintln!("skipped: the adapter has no {clock}");
+            continue;
+        }
+        // A set holds 4096 timestamps.
+        let count = 4100;
+        let kernels = (0..count).map(|_| ("unary", &*case.kernel));
+        let spans = Executor::new(&gpu, kernels, &buffers).unwrap().spans(&gpu, || ()).unwrap();
+        assert_eq!(spans.len(), count);
+        assert!(spans.iter().all(|span| span.nanoseconds() >= 0.0 && span.nanoseconds() < 1e9), "{clock}");
+        // A timestamp that nobody wrote would read as another time altogether.
+        let total = spans[count - 1].end;
+        assert!(total > 0.0 && total < 60e9, "{clock}: {total} ns");
+    }
 }

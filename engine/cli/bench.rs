@@ -348,7 +348,7 @@ impl Rows {
 
 /// The columns of the CSV form.
 type Column = (&'static str, fn(&BenchRow) -> String);
-const CSV: [Column; 24] = [
+const CSV: [Column; 25] = [
     ("samara", |r| r.environment.samara.clone()),
     ("commit", |r| r.environment.commit.clone()),
     ("adapter", |r| r.environment.adapter.clone()),
@@ -360,6 +360,7 @@ const CSV: [Column; 24] = [
     ("model", |r| r.subject.model.clone()),
     ("format", |r| r.subject.format.clone()),
     ("kv", |r| r.subject.kv.clone()),
+    ("rules_off", |r| r.subject.rules_off.join(" ")),
     ("prompt", |r| r.prompt.to_string()),
     ("generated", |r| r.generated.to_string()),
     ("depth", |r| r.depth.to_string()),
@@ -374,3 +375,52 @@ const CSV: [Column; 24] = [
     ("bandwidth_share", |r| r.bandwidth_share.to_string()),
     ("peak_bytes", |r| r.peak_bytes.to_string()),
 ];
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    fn plan(flags: &[&str]) -> Plan {
+        let args = super::super::arguments(["samara", "bench"].iter().chain(flags).map(Into::into));
+        let args = Command::parse_from(args.into_iter().skip(1)).args;
+        Plan::new(&args).unwrap()
+    }
+
+    fn names(plan: &Plan) -> Vec<String> {
+        plan.tests.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn tests_are_those_of_llama_bench() {
+        assert_eq!(names(&plan(&[])), ["pp512", "tg128"]);
+        assert_eq!(names(&plan(&["-p", "8,16", "-n", "0"])), ["pp8", "pp16"]);
+        assert_eq!(names(&plan(&["-pg", "8,4"])), ["pp8+tg4"]);
+        let all = ["-p", "8", "-n", "4", "-pg", "8,4", "-d", "0", "-d", "32"];
+        assert_eq!(names(&plan(&all)), ["pp8", "tg4", "pp8+tg4", "pp8 @ d32", "tg4 @ d32", "pp8+tg4 @ d32"]);
+    }
+
+    #[test]
+    fn a_suite_is_every_size_in_every_format_at_two_depths() {
+        let plan = plan(&["--suite"]);
+        assert_eq!(plan.models, ["synthetic:270M", "synthetic:450M", "synthetic:1_1B", "synthetic:3B"]);
+        assert_eq!(plan.formats.len(), Format::ALL.len());
+        assert_eq!(names(&plan), ["pp512", "tg128", "pp512 @ d1536", "tg128 @ d1536"]);
+    }
+
+    #[test]
+    fn models_formats_and_adapters_are_listed_with_commas() {
+        let plan =
+            plan(&["-m", "demo,synthetic:micro", "-m", "demo", "--format", "q8_0,f16", "--adapter", "0,1"]);
+        assert_eq!(plan.models, ["demo", "synthetic:micro", "demo"]);
+        assert_eq!(plan.formats, [Some(Format::Q8_0), Some(Format::F16)]);
+        assert_eq!(plan.adapters, [Some("0".to_owned()), Some("1".to_owned())]);
+    }
+}
