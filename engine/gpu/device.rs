@@ -1,216 +1,15 @@
-//! Adapters, their tier, and the opened device.
+//! The opened device: how it is opened, what it was asked to do, what went wrong on it.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::gpu::adapter::{AdapterSummary, Backend, MEMORY_PERCENT, choose, enumerate, summary};
 use crate::gpu::buffer::Usage;
 use crate::gpu::pipeline::Pipelines;
 use crate::gpu::timing::Clock;
 use crate::gpu::tuning::Tuning;
 use crate::kernels::{Shaders, Tier};
-
-/// A graphics API that samara runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Backend {
-    /// Vulkan, on Linux, Windows and Android.
-    Vulkan,
-    /// Metal, on macOS and iOS.
-    Metal,
-    /// Direct3D 12, on Windows.
-    Dx12,
-}
-
-impl Backend {
-    const ALL: [Self; 3] = [Self::Vulkan, Self::Metal, Self::Dx12];
-
-    fn bits(self) -> wgpu::Backends {
-        match self {
-            Self::Vulkan => wgpu::Backends::VULKAN,
-            Self::Metal => wgpu::Backends::METAL,
-            Self::Dx12 => wgpu::Backends::DX12,
-        }
-    }
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Vulkan => "vulkan",
-            Self::Metal => "metal",
-            Self::Dx12 => "dx12",
-        })
-    }
-}
-
-impl FromStr for Backend {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|backend| backend.to_string() == name)
-            .ok_or_else(|| Error::Input(format!("backend `{name}` is none of vulkan, metal, dx12")))
-    }
-}
-
-/// What a person chooses an adapter by.
-#[derive(Clone, Debug)]
-pub struct AdapterSummary {
-    /// Position in [`adapters`], the number that selects it.
-    pub index: usize,
-    /// The adapter's name.
-    pub name: String,
-    /// The graphics API.
-    pub backend: String,
-    /// Driver name and version.
-    pub driver: String,
-    /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
-    pub kind: String,
-    /// Whether the adapter is a program on the CPU: correct, but no measure of any GPU.
-    pub software: bool,
-    /// The kernel variants it runs: all that it offers but matrix units, unless a tier was asked for.
-    pub tier: Tier,
-    /// Whether it has matrix units that samara can use: the tier `coop`.
-    pub matrix_units: bool,
-    /// Largest storage binding, in bytes; larger weights are split.
-    pub max_binding_bytes: u64,
-    /// Largest buffer, in bytes.
-    pub max_buffer_bytes: u64,
-    /// Workgroup memory, in bytes.
-    pub workgroup_memory_bytes: u32,
-    /// Largest number of invocations in a workgroup.
-    pub max_invocations: u32,
-    /// Smallest and largest subgroup, where subgroups are supported.
-    pub subgroup_sizes: Option<(u32, u32)>,
-}
-
-impl AdapterSummary {
-    fn new(
-        index: usize,
-        info: &wgpu::AdapterInfo,
-        features: wgpu::Features,
-        limits: &wgpu::Limits,
-        matrix_units: bool,
-    ) -> Self {
-        let kind = match info.device_type {
-            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
-            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
-            wgpu::DeviceType::VirtualGpu => "virtual GPU",
-            wgpu::DeviceType::Cpu => "software",
-            wgpu::DeviceType::Other => "other",
-        };
-        let subgroup = features.contains(wgpu::Features::SUBGROUP);
-        Self {
-            index,
-            name: info.name.clone(),
-            backend: info.backend.to_string(),
-            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-            kind: kind.to_owned(),
-            software: info.device_type == wgpu::DeviceType::Cpu,
-            tier: Tier { f16: features.contains(wgpu::Features::SHADER_F16), subgroup, coop: false },
-            matrix_units,
-            max_binding_bytes: limits.max_storage_buffer_binding_size,
-            max_buffer_bytes: limits.max_buffer_size,
-            workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
-            max_invocations: limits.max_compute_invocations_per_workgroup,
-            subgroup_sizes: subgroup.then_some((info.subgroup_min_size, info.subgroup_max_size)),
-        }
-    }
-}
-
-impl AdapterSummary {
-    /// Returns the tier with everything that the adapter offers.
-    pub fn offered(&self) -> Tier {
-        Tier { coop: self.matrix_units, ..self.tier }
-    }
-
-    /// Returns every tier that the adapter runs, its own last if it is none of [`Tier::ALL`].
-    pub fn tiers(&self) -> Vec<Tier> {
-        let own = Some(self.tier).filter(|tier| !Tier::ALL.contains(tier));
-        Tier::ALL.into_iter().filter(|tier| tier.within(self.offered())).chain(own).collect()
-    }
-}
-
-/// Lets a device have features that wgpu calls experimental.
-fn experimental() -> wgpu::ExperimentalFeatures {
-    // SAFETY: the one such feature in use is cooperative matrices, and only where a tier with them was asked
-    // for; every kernel that uses them loads and stores whole tiles within its buffers, as its cases check.
-    unsafe { wgpu::ExperimentalFeatures::enabled() }
-}
-
-/// Returns the adapters of a backend, or of all of them.
-///
-/// # Errors
-/// When there is none.
-pub fn adapters(backend: Option<Backend>) -> Result<Vec<AdapterSummary>> {
-    let found = enumerate(backend, MEMORY_PERCENT)?;
-    Ok(found.iter().enumerate().map(|(index, adapter)| summary(index, adapter)).collect())
-}
-
-fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
-    let features = adapter.features();
-    let matrix_units = has_matrix_units(adapter, features);
-    AdapterSummary::new(index, &adapter.get_info(), features, &adapter.limits(), matrix_units)
-}
-
-/// Tells whether the adapter multiplies 16x16 tiles of f16 and sums in f32.
-fn has_matrix_units(adapter: &wgpu::Adapter, features: wgpu::Features) -> bool {
-    use wgpu::CooperativeScalarType::{F16, F32};
-    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
-        | wgpu::Features::SHADER_F16
-        | wgpu::Features::SUBGROUP;
-    let fits = |p: &wgpu::CooperativeMatrixProperties| {
-        [p.m_size, p.n_size, p.k_size] == [16; 3] && p.ab_type == F16 && p.cr_type == F32
-    };
-    // A smaller subgroup would be two in the workgroup of 32 that such kernels take for one.
-    let one_subgroup = adapter.get_info().subgroup_min_size >= 32;
-    features.contains(needed) && one_subgroup && adapter.cooperative_matrix_properties().iter().any(fits)
-}
-
-/// Lists adapters, hardware before software; that there is none is an error.
-fn enumerate(backend: Option<Backend>, memory_percent: u8) -> Result<Vec<wgpu::Adapter>> {
-    let bits = backend.map_or(wgpu::Backends::PRIMARY, Backend::bits);
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
-        backends: bits,
-        // Where the driver tells its budget, running out of memory is an error instead of swapping.
-        memory_budget_thresholds: wgpu::MemoryBudgetThresholds {
-            for_resource_creation: Some(memory_percent),
-            for_device_loss: None,
-        },
-        ..wgpu::InstanceDescriptor::new_without_display_handle()
-    });
-    let mut found = pollster::block_on(instance.enumerate_adapters(bits));
-    if found.is_empty() {
-        let which = backend.map_or_else(|| "vulkan, metal, dx12".to_owned(), |backend| backend.to_string());
-        return Err(Error::Unsupported(format!(
-            "no GPU adapter was found (looked for {which}); on Linux install a Vulkan driver"
-        )));
-    }
-    found.sort_by_key(|adapter| match adapter.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
-        wgpu::DeviceType::Cpu => 3,
-    });
-    Ok(found)
-}
-
-/// Returns the tier that `SAMARA_TIER` in the environment asks for.
-///
-/// # Errors
-/// When it is no tier.
-pub fn asked_tier() -> Result<Option<Tier>> {
-    match std::env::var("SAMARA_TIER") {
-        Ok(name) => name.parse().map(Some).map_err(|e| Error::Input(format!("SAMARA_TIER: {e}"))),
-        Err(_) => Ok(None),
-    }
-}
-
-/// Share of its memory that an adapter gives away before it counts as full, where its driver tells.
-const MEMORY_PERCENT: u8 = 97;
 
 /// How an adapter is chosen and opened.
 #[derive(Clone, Debug)]
@@ -479,6 +278,17 @@ impl Gpu {
     }
 }
 
+/// Returns the tier that `SAMARA_TIER` in the environment asks for.
+///
+/// # Errors
+/// When it is no tier.
+pub fn asked_tier() -> Result<Option<Tier>> {
+    match std::env::var("SAMARA_TIER") {
+        Ok(name) => name.parse().map(Some).map_err(|e| Error::Input(format!("SAMARA_TIER: {e}"))),
+        Err(_) => Ok(None),
+    }
+}
+
 /// What a device's handlers heard, the first first.
 #[derive(Clone, Debug, Default)]
 struct Faults(Arc<Mutex<Fault>>);
@@ -514,18 +324,9 @@ impl Faults {
     }
 }
 
-/// Finds the adapter that a number or a part of a name stands for.
-fn choose(found: &[wgpu::Adapter], choice: &str) -> Result<usize> {
-    let names: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
-    let index = match choice.parse::<usize>() {
-        Ok(index) => (index < names.len()).then_some(index),
-        Err(_) => names.iter().position(|name| name.to_lowercase().contains(&choice.to_lowercase())),
-    };
-    index.ok_or_else(|| {
-        Error::Input(format!(
-            "--adapter {choice} matches none of the {} adapters: {}",
-            names.len(),
-            names.join("; ")
-        ))
-    })
+/// Lets a device have features that wgpu calls experimental.
+fn experimental() -> wgpu::ExperimentalFeatures {
+    // SAFETY: the one such feature in use is cooperative matrices, and only where a tier with them was asked
+    // for; every kernel that uses them loads and stores whole tiles within its buffers, as its cases check.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }

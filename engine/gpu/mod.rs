@@ -1,5 +1,6 @@
 //! The device: the only module that names `wgpu`. It runs plans and must not know any layer by name.
 
+mod adapter;
 mod buffer;
 mod device;
 mod executor;
@@ -7,8 +8,9 @@ mod pipeline;
 mod timing;
 mod tuning;
 
+pub use adapter::{AdapterSummary, Backend, adapters};
 pub use buffer::{BufferRange, Readback, pack_values, unpack_values};
-pub use device::{AdapterSummary, Backend, Counters, Gpu, GpuOptions, adapters, asked_tier};
+pub use device::{Counters, Gpu, GpuOptions, asked_tier};
 pub use executor::{Bindings, Executor};
 pub use timing::{Clock, Span};
 pub use tuning::{Tuned, Tuning};

@@ -1,20 +1,21 @@
 //! `samara bench`: throughput of models, in llama-bench's terms.
 
-use std::io::{self, Write};
+mod rows;
+
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use indicatif::{BinaryBytes, ProgressBar};
+use indicatif::ProgressBar;
 use samara::gpu::{self, AdapterSummary, Gpu};
 use samara::instruments::bench::{Repetitions, Test, bench};
-use samara::instruments::document::{Bench, BenchRow, Ceilings, Document, Environment, Subject, VERSION};
+use samara::instruments::document::{Ceilings, Environment, Subject};
 use samara::instruments::{ceilings, verify};
 use samara::model::Checkpoint;
 use samara::quant::Format;
 use samara::{Backend, Error, KvFormat};
 
-use super::table::Table;
 use super::{COMMIT, Failure, ModelArgs, RuleArgs, ShaderArgs, bar, note};
+use rows::Rows;
 
 /// Measure the throughput of models
 ///
@@ -104,7 +105,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let plan = Plan::new(args)?;
     let bar = bar(args.quiet, "measuring", "{pos} of {len} runs, {msg}");
     bar.set_length(plan.runs(args) as u64);
-    let mut rows = Rows::new(args.output, &plan);
+    let mut rows = Rows::new(args.output, plan.adapters.len() > 1);
     for adapter in &plan.adapters {
         let device = Device::new(args, adapter)?;
         if !args.quiet {
@@ -252,129 +253,6 @@ fn measure(
     }
     Ok(())
 }
-
-/// The results, printed as they come where the form allows it.
-struct Rows {
-    output: Output,
-    several_adapters: bool,
-    rows: Vec<BenchRow>,
-}
-
-impl Rows {
-    fn new(output: Output, plan: &Plan) -> Self {
-        Self { output, several_adapters: plan.adapters.len() > 1, rows: Vec::new() }
-    }
-
-    /// Tells whether results are printed as they come.
-    fn streams(&self) -> bool {
-        matches!(self.output, Output::Jsonl | Output::Csv)
-    }
-
-    fn push(&mut self, row: BenchRow) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        match self.output {
-            Output::Md | Output::Json => {}
-            Output::Jsonl => {
-                let line = serde_json::to_string(&row).map_err(io::Error::from)?;
-                writeln!(out, "{line}")?;
-            }
-            Output::Csv => {
-                let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(out);
-                if self.rows.is_empty() {
-                    writer.write_record(CSV.map(|(name, _)| name)).map_err(io::Error::other)?;
-                }
-                writer.write_record(CSV.map(|(_, value)| value(&row))).map_err(io::Error::other)?;
-                writer.flush()?;
-            }
-        }
-        self.rows.push(row);
-        Ok(())
-    }
-
-    fn finish(self) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        match self.output {
-            Output::Md => write!(out, "{}", self.table())?,
-            Output::Json => {
-                let document = Document::Bench(Bench { version: VERSION, rows: self.rows });
-                out.write_all(document.to_json().as_bytes())?;
-            }
-            Output::Jsonl | Output::Csv => {}
-        }
-        Ok(())
-    }
-
-    fn table(&self) -> Table {
-        let mut table = Table::new([
-            "model",
-            ">params",
-            "format",
-            "test",
-            ">tok/s",
-            ">first token ms",
-            ">dispatches/tok",
-            ">submits/tok",
-            ">host us/tok",
-            ">MB read/tok",
-            ">GB/s",
-            ">of copy",
-            ">peak memory",
-        ]);
-        for row in &self.rows {
-            let adapter = if self.several_adapters {
-                format!(" on {}", row.environment.adapter)
-            } else {
-                String::new()
-            };
-            table.push([
-                format!("{}{adapter}", row.subject.model),
-                format!("{:.1} M", row.subject.parameters as f64 / 1e6),
-                row.subject.format.clone(),
-                row.test.clone(),
-                format!("{:.2}", row.tok_s),
-                format!("{:.1}", row.first_token_ms.median()),
-                format!("{:.2}", row.dispatches_per_token),
-                format!("{:.3}", row.submits_per_token),
-                format!("{:.1}", row.host_us_per_token.median()),
-                format!("{:.1}", row.bytes_read_per_token / 1e6),
-                format!("{:.1}", row.moved_gb_s),
-                format!("{:.0} %", 100.0 * row.bandwidth_share),
-                BinaryBytes(row.peak_bytes).to_string(),
-            ]);
-        }
-        table
-    }
-}
-
-/// The columns of the CSV form.
-type Column = (&'static str, fn(&BenchRow) -> String);
-const CSV: [Column; 25] = [
-    ("samara", |r| r.environment.samara.clone()),
-    ("commit", |r| r.environment.commit.clone()),
-    ("adapter", |r| r.environment.adapter.clone()),
-    ("backend", |r| r.environment.backend.clone()),
-    ("driver", |r| r.environment.driver.clone()),
-    ("software", |r| r.environment.software.to_string()),
-    ("tier", |r| r.environment.tier.clone()),
-    ("copy_gb_s", |r| r.ceilings.copy_gb_s.to_string()),
-    ("model", |r| r.subject.model.clone()),
-    ("format", |r| r.subject.format.clone()),
-    ("kv", |r| r.subject.kv.clone()),
-    ("rules_off", |r| r.subject.rules_off.join(" ")),
-    ("prompt", |r| r.prompt.to_string()),
-    ("generated", |r| r.generated.to_string()),
-    ("depth", |r| r.depth.to_string()),
-    ("tok_s", |r| r.tok_s.median().to_string()),
-    ("tok_s_min", |r| r.tok_s.min().to_string()),
-    ("tok_s_max", |r| r.tok_s.max().to_string()),
-    ("first_token_ms", |r| r.first_token_ms.median().to_string()),
-    ("dispatches_per_token", |r| r.dispatches_per_token.to_string()),
-    ("submits_per_token", |r| r.submits_per_token.to_string()),
-    ("host_us_per_token", |r| r.host_us_per_token.median().to_string()),
-    ("bytes_read_per_token", |r| r.bytes_read_per_token.to_string()),
-    ("bandwidth_share", |r| r.bandwidth_share.to_string()),
-    ("peak_bytes", |r| r.peak_bytes.to_string()),
-];
 
 #[cfg(test)]
 mod tests {
