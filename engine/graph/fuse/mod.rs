@@ -1,0 +1,149 @@
+//! Named rewrite rules: each replaces primitive operations by a fused kernel with the same result.
+//!
+//! Every rule can be switched off, so that what a fusion is worth can be measured on any card.
+
+mod add_rms_norm;
+mod matmul_swiglu;
+mod qk_norm_rope;
+
+use std::any::Any;
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Op, kernel, norms};
+use crate::tensor::TensorId;
+
+/// A rewrite of the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// Residual add and the RMSNorm that follows it.
+    AddRmsNorm,
+    /// q/k norm, RoPE and the write to the KV cache.
+    QkNormRope,
+    /// Gate and up projections, SiLU and their product.
+    MatmulSwiglu,
+}
+
+impl Rule {
+    /// Every rule, in the order in which they are applied.
+    pub const ALL: [Self; 3] = [Self::AddRmsNorm, Self::QkNormRope, Self::MatmulSwiglu];
+
+    /// Replaces every place where the rule fits.
+    fn apply(self, graph: &mut Graph) {
+        match self {
+            Self::AddRmsNorm => add_rms_norm::apply(graph),
+            Self::QkNormRope => qk_norm_rope::apply(graph),
+            Self::MatmulSwiglu => matmul_swiglu::apply(graph),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::AddRmsNorm => "add-rms-norm",
+            Self::QkNormRope => "qk-norm-rope",
+            Self::MatmulSwiglu => "matmul-swiglu",
+        })
+    }
+}
+
+/// The name by which RMSNorm itself is switched off.
+const RMS_NORM: &str = "rms-norm";
+
+/// The rules that are on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fusion {
+    rules: Vec<Rule>,
+    naive_norms: bool,
+}
+
+impl Fusion {
+    /// Every rule on.
+    pub fn all() -> Self {
+        Self { rules: Rule::ALL.to_vec(), naive_norms: false }
+    }
+
+    /// Every rule off: the primitive graph.
+    pub fn none() -> Self {
+        Self { rules: Vec::new(), naive_norms: false }
+    }
+
+    /// Switches off a rule by its name, every rule by `all`, or by `rms-norm` what none of them touches:
+    /// RMSNorm as one kernel, see [`with_naive_norms`](Self::with_naive_norms).
+    ///
+    /// # Errors
+    /// When no rule has that name.
+    pub fn without(self, name: &str) -> Result<Self> {
+        match name {
+            "all" => Ok(Self { rules: Vec::new(), ..self }),
+            RMS_NORM => Ok(self.with_naive_norms()),
+            _ => match Rule::ALL.into_iter().find(|rule| rule.to_string() == name) {
+                Some(rule) => Ok(self.without_rule(rule)),
+                None => {
+                    let rules = Rule::ALL.map(|rule| rule.to_string()).join(", ");
+                    Err(Error::Input(format!("fusion rule `{name}` is none of all, {rules}, {RMS_NORM}")))
+                }
+            },
+        }
+    }
+
+    /// Switches a rule off.
+    pub fn without_rule(mut self, off: Rule) -> Self {
+        self.rules.retain(|rule| *rule != off);
+        self
+    }
+
+    /// Computes every norm as naive framework code does: a chain of elementary kernels. The rules that take
+    /// a norm into another kernel then find none.
+    pub fn with_naive_norms(mut self) -> Self {
+        self.naive_norms = true;
+        self
+    }
+
+    /// Returns the rules that are on.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// Returns the names of what is off, as [`without`](Self::without) takes them.
+    pub fn off(&self) -> Vec<String> {
+        let rules = Rule::ALL.iter().filter(|rule| !self.rules.contains(rule)).map(Rule::to_string);
+        rules.chain(self.naive_norms.then(|| RMS_NORM.to_owned())).collect()
+    }
+
+    /// Applies the rules to a graph.
+    pub fn apply(&self, graph: &mut Graph) {
+        if self.naive_norms {
+            norms::unfuse(graph);
+        }
+        self.rules.iter().for_each(|rule| rule.apply(graph));
+    }
+}
+
+impl Default for Fusion {
+    fn default() -> Self {
+        Self::all()
+    }
+}
+
+impl Graph {
+    /// Returns the index and kernel of the one operation other than `producer` that binds `tensor`;
+    /// `None` if there are more, or it is no `K`.
+    fn only_user<K: Any>(&self, tensor: TensorId, producer: usize) -> Option<(usize, &K)> {
+        let users: Vec<usize> = self.users(tensor).into_iter().filter(|&index| index != producer).collect();
+        let &[user] = &users[..] else { return None };
+        Some((user, kernel(&self.ops[user])?))
+    }
+
+    /// Puts a fused operation in the place of the first of `replaced` and drops the others.
+    fn replace(&mut self, replaced: &[usize], fused: Op) {
+        let first = replaced[0];
+        self.ops[first] = fused;
+        let mut index = 0;
+        self.ops.retain(|_| {
+            index += 1;
+            index - 1 == first || !replaced.contains(&(index - 1))
+        });
+    }
+}

@@ -1,0 +1,56 @@
+//! q/k norm, RoPE and the write to the KV cache.
+
+use crate::graph::{Graph, Op, Role, kernel};
+use crate::kernels::attention::Attention;
+use crate::kernels::attention_decode::AttentionDecode;
+use crate::kernels::kv_write::KvWrite;
+use crate::kernels::qk_norm::QkNorm;
+use crate::kernels::qk_norm_rope::QkNormRope;
+use crate::kernels::rope::Rope;
+use crate::tensor::DType;
+
+/// q/k norm, RoPE and cache write in one launch: q and k are read once and k goes straight to the cache.
+pub(super) fn apply(graph: &mut Graph) {
+    let mut index = 0;
+    while index < graph.ops.len() {
+        fuse_qk_norm_rope_at(graph, index);
+        index += 1;
+    }
+}
+
+fn fuse_qk_norm_rope_at(graph: &mut Graph, index: usize) -> Option<()> {
+    let norm = kernel::<QkNorm>(&graph.ops[index])?.clone();
+    let (rope_index, rope) = graph.only_user::<Rope>(norm.out, index)?;
+    let rope = rope.clone();
+    let [_, write_index, attention_index] = graph.users(rope.out)[..] else { return None };
+    let write = kernel::<KvWrite>(&graph.ops[write_index])?.clone();
+    let mix = &graph.ops[attention_index];
+    let decode = kernel::<AttentionDecode>(mix).map(|mix| mix.out);
+    let out = decode.or(kernel::<Attention>(mix).map(|mix| mix.out))?;
+
+    let shape = graph.tensors()[out].shape.clone();
+    let name = graph.tensors()[norm.out].name.replace("qk_norm", "q");
+    let q = graph.tensor(name, shape, DType::F32, Role::Activation);
+    let tensors = graph.tensors();
+    let fused = QkNormRope::new(
+        tensors,
+        norm.qkv,
+        norm.q_weight,
+        norm.k_weight,
+        rope.table,
+        rope.position,
+        q,
+        write.k_cache,
+        write.v_cache,
+        norm.eps,
+    );
+    let (k, v, position, heads) = (write.k_cache, write.v_cache, write.position, norm.query_heads);
+    graph.ops[attention_index].kernel = if decode.is_some() {
+        Box::new(AttentionDecode::new(tensors, q, k, v, position, out, heads))
+    } else {
+        Box::new(Attention::new(tensors, q, k, v, position, out, heads))
+    };
+    let label = graph.ops[index].label.clone() + "_rope";
+    graph.replace(&[index, rope_index, write_index], Op { label, kernel: Box::new(fused) });
+    Some(())
+}
