@@ -1,58 +1,95 @@
-//! `ids[0] = argmax(logits[last, :]); position[0] += advance`: greedy sampling on the device.
+//! `id = argmax(logits[r, :])`: greedy sampling on the device.
 //!
-//! Sampling and the step of the position are one dispatch, so many tokens are submitted without a
-//! read-back. The lowest index wins ties; NaN never wins, and all NaN gives [`NONE`].
+//! Of the last row the id goes to `ids[0]` and to `history[position + advance]`, then `position` advances, in
+//! one dispatch, so many tokens are submitted without a read-back. Of every row, `ids[r]` becomes the id.
+//! The lowest index wins ties; NaN never wins, and all NaN gives [`NONE`].
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, bits_fragment, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// What stands for the index where every logit is NaN.
 pub const NONE: u32 = u32::MAX;
 
-/// Index of the largest logit.
+/// Index of the largest logit of a row.
 #[derive(Clone, Debug)]
 pub struct Argmax {
-    /// Logits, `[R, V]` f32; the last row counts.
+    /// Logits, `[R, V]` f32.
     pub logits: TensorId,
-    /// Token ids, `[T]` u32; the first becomes the result.
+    /// Token ids, `[T]` u32.
     pub ids: TensorId,
-    /// Tokens cached, `[1]` u32.
-    pub position: TensorId,
-    /// Added to the position.
-    pub advance: usize,
+    /// The sequence that goes on, when only the last row counts.
+    pub sequence: Option<Sequence>,
     rows: usize,
     vocabulary: usize,
+}
+
+/// A sequence that a token is appended to.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// Tokens cached, `[1]` u32.
+    pub position: TensorId,
+    /// The token that stands at each position, `[S + 1]` u32; the last one follows a full cache.
+    pub history: TensorId,
+    /// Added to the position: the tokens of the step.
+    pub advance: usize,
+    capacity: usize,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    first: u32,
+    row: u32,
     vocabulary: u32,
     advance: u32,
+    capacity: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 12);
+const _: () = assert!(size_of::<Params>() == 16);
 
 impl Argmax {
-    /// Returns the argmax of the last row of `logits` into `ids`, and the step of `position`.
+    /// Returns the argmax of the last row of `logits` into `ids[0]` and into `history` behind the `advance`
+    /// tokens of the step, and the step of `position`.
     ///
     /// # Panics
     /// When shapes do not fit.
-    pub fn new(
+    pub fn last(
         tensors: &Tensors,
         logits: TensorId,
         ids: TensorId,
         position: TensorId,
+        history: TensorId,
         advance: usize,
     ) -> Self {
-        let &[rows, vocabulary] = tensors[logits].shape.dims() else { panic!("argmax takes [R, V]") };
-        tensors.expect(logits, [rows, vocabulary], DType::F32);
-        tensors.expect(ids, [tensors[ids].shape.elements()], DType::U32);
+        let slots = tensors[history].shape.elements();
         tensors.expect(position, [1], DType::U32);
-        Self { logits, ids, position, advance, rows, vocabulary }
+        tensors.expect(history, [slots], DType::U32);
+        let sequence = Sequence { position, history, advance, capacity: slots - 1 };
+        Self::new(tensors, logits, ids, Some(sequence))
+    }
+
+    /// Returns the argmax of every row of `logits` into the id of that number.
+    ///
+    /// # Panics
+    /// When shapes do not fit.
+    pub fn rows(tensors: &Tensors, logits: TensorId, ids: TensorId) -> Self {
+        Self::new(tensors, logits, ids, None)
+    }
+
+    fn new(tensors: &Tensors, logits: TensorId, ids: TensorId, sequence: Option<Sequence>) -> Self {
+        let &[rows, vocabulary] = tensors[logits].shape.dims() else { panic!("argmax takes [R, V]") };
+        let slots = tensors[ids].shape.elements();
+        tensors.expect(logits, [rows, vocabulary], DType::F32);
+        tensors.expect(ids, [slots], DType::U32);
+        assert!(sequence.is_some() || rows <= slots, "{rows} rows have no place in {slots} ids");
+        dim(rows * vocabulary);
+        Self { logits, ids, sequence, rows, vocabulary }
+    }
+
+    /// Returns the rows that count.
+    fn counting(&self) -> std::ops::Range<usize> {
+        if self.sequence.is_some() { self.rows - 1..self.rows } else { 0..self.rows }
     }
 }
 
@@ -62,19 +99,19 @@ impl Kernel for Argmax {
     }
 
     fn source(&self, _tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("argmax.wgsl")]
+        let to = if self.sequence.is_some() { fragment!("token/last.wgsl") } else { fragment!("token/rows.wgsl") };
+        vec![fragment!("argmax.wgsl"), bits_fragment(self.vocabulary), to]
     }
 
     fn operands(&self) -> Vec<Operand> {
-        vec![
-            Operand::read(self.logits),
-            Operand::read_write(self.ids),
-            Operand::read_write(self.position),
-        ]
+        let mut operands = vec![Operand::read(self.logits), Operand::read_write(self.ids)];
+        let sequence = self.sequence.iter();
+        operands.extend(sequence.flat_map(|s| [s.position, s.history]).map(Operand::read_write));
+        operands
     }
 
     fn shape(&self) -> String {
-        format!("V {}", self.vocabulary)
+        format!("R {}, V {}", self.counting().len(), self.vocabulary)
     }
 
     fn tunables(&self) -> Vec<Tunable> {
@@ -82,51 +119,81 @@ impl Kernel for Argmax {
     }
 
     fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+        let sequence = self.sequence.as_ref();
         let params = Params {
-            first: dim((self.rows - 1) * self.vocabulary),
+            row: dim(self.counting().start),
             vocabulary: dim(self.vocabulary),
-            advance: dim(self.advance),
+            advance: dim(sequence.map_or(0, |s| s.advance)),
+            capacity: dim(sequence.map_or(0, |s| s.capacity)),
         };
         Dispatch {
             overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0])))],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [1, 1, 1],
+            grid: [dim(self.counting().len()), 1, 1],
         }
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        let vocabulary = self.vocabulary as u64;
-        Cost { read: 4 * vocabulary + 4, written: 8, flops: vocabulary }
+        let (rows, sequences) = (self.counting().len() as u64, self.sequence.iter().len() as u64);
+        let logits = rows * self.vocabulary as u64;
+        Cost { read: 4 * (logits + sequences), written: 4 * (rows + 2 * sequences), flops: logits }
     }
 
     fn reference(&self, memory: &mut Memory) {
         memory.update(self.ids, |memory, ids| {
-            let last = &memory.read(self.logits)[(self.rows - 1) * self.vocabulary..];
-            let mut best = None;
-            for (index, &logit) in last.iter().enumerate() {
-                if !logit.is_nan() && best.is_none_or(|best: usize| logit > last[best]) {
-                    best = Some(index);
-                }
+            let logits = memory.read(self.logits);
+            for (row, id) in self.counting().zip(ids) {
+                *id = f64::from(argmax(&logits[row * self.vocabulary..][..self.vocabulary]));
             }
-            ids[0] = best.map_or(f64::from(NONE), |best| best as f64);
         });
-        memory.update(self.position, |_, position| position[0] += self.advance as f64);
+        if let Some(sequence) = &self.sequence {
+            memory.update(sequence.position, |_, position| position[0] += sequence.advance as f64);
+            memory.update(sequence.history, |memory, history| {
+                let next = memory.read(sequence.position)[0] as usize;
+                history[next.min(sequence.capacity)] = memory.read(self.ids)[0];
+            });
+        }
     }
+}
+
+/// Returns the index of the largest value that is a number, the lowest on ties.
+fn argmax(row: &[f64]) -> u32 {
+    let mut best = None;
+    for (index, &logit) in row.iter().enumerate() {
+        if !logit.is_nan() && best.is_none_or(|best: usize| logit > row[best]) {
+            best = Some(index);
+        }
+    }
+    best.map_or(NONE, dim)
 }
 
 /// OpenELM's vocabulary and logits where an index is easily missed.
 pub fn cases() -> Vec<Case> {
     const V: usize = 32000;
-    let case = |label: &str, [rows, vocabulary]: [usize; 2], advance: usize, fill: Fill, bench: bool| {
-        let mut case = CaseBuilder::new(label);
-        if bench {
-            case = case.benched();
-        }
+    let build = |mut case: CaseBuilder, [rows, vocabulary]: [usize; 2], fill: Fill, to: Option<(u32, usize)>| {
         let logits = case.tensor("logits", [rows, vocabulary], DType::F32, fill);
-        let ids = case.tensor("ids", [3], DType::U32, Fill::Values(vec![7.0, 8.0, 9.0]));
-        let position = case.tensor("position", [1], DType::U32, Fill::Values(vec![41.0]));
-        let kernel = Argmax::new(&case.tensors, logits, ids, position, advance);
+        let slots = if to.is_some() { 3 } else { rows + 1 };
+        let ids = case.tensor("ids", [slots], DType::U32, Fill::Values(vec![7.0; slots]));
+        let kernel = if let Some((position, advance)) = to {
+            let position = Fill::Values(vec![f64::from(position)]);
+            let position = case.tensor("position", [1], DType::U32, position);
+            let history = case.tensor("history", [65], DType::U32, Fill::Values((0..65).map(f64::from).collect()));
+            Argmax::last(&case.tensors, logits, ids, position, history, advance)
+        } else {
+            Argmax::rows(&case.tensors, logits, ids)
+        };
         case.build(kernel, 0.0, "comparisons are exact")
+    };
+    let case = |label: &str, shape: [usize; 2], advance: usize, fill: Fill, bench: bool| {
+        let case = CaseBuilder::new(label);
+        build(if bench { case.benched() } else { case }, shape, fill, Some((41, advance)))
+    };
+    let place = |label: &str, position: u32, advance: usize| {
+        build(CaseBuilder::new(label), [2, 100], Fill::Uniform(20.0), Some((position, advance)))
+    };
+    let rows = |label: &str, shape: [usize; 2], fill: Fill, bench: bool| {
+        let case = CaseBuilder::new(label);
+        build(if bench { case.benched() } else { case }, shape, fill, None)
     };
     // Logits that are `rest` but for some.
     let values = |n: usize, rest: f64, some: &[(usize, f64)]| {
@@ -156,5 +223,19 @@ pub fn cases() -> Vec<Case> {
         case("all NaN", [1, V], 1, values(V, nan, &[]), false),
         case("negative NaN", [1, V], 1, values(V, 1.0, &[(2, -nan), (11, 2.0)]), false),
         case("magnitudes 2^-20 to 2^20", [2, 2048], 1, Fill::Extreme, false),
+        case("one logit", [2, 1], 1, Fill::Uniform(1.0), false),
+        case("every number of rounds and a rest", [1, 8 * 4 * 256 + 4], 1, Fill::Uniform(20.0), false),
+        case("maximum in the last lane of a ragged row", [1, 2047], 1, values(2047, -1.0, &[(2046, 3.0)]), false),
+        case("all NaN in a ragged row", [1, 30], 1, values(30, nan, &[]), false),
+        place("the first token", 0, 1),
+        place("the token behind a full cache", 63, 1),
+        place("a prompt that fills the cache", 0, 64),
+        place("behind the history's end", 64, 1),
+        place("a position that is no position", u32::MAX - 7, 5),
+        rows("rows of a speculation", [8, V], Fill::Uniform(20.0), true),
+        rows("rows of a batch", [64, V], Fill::Uniform(20.0), true),
+        rows("one row", [1, V], Fill::Uniform(20.0), false),
+        rows("ragged rows", [5, 1003], Fill::Uniform(20.0), false),
+        rows("rows of NaN among others", [3, 5], values(15, nan, &[(1, 2.0), (12, -1.0), (13, -1.0)]), false),
     ]
 }

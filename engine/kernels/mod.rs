@@ -346,6 +346,16 @@ pub fn weight_fragment(format: Format) -> Fragment {
     }
 }
 
+/// Returns the fragment that reads four of `vocabulary` logits of a row at a time as bits (`Bits`,
+/// `bits4(row, vector, vocabulary)`).
+pub(crate) fn bits_fragment(vocabulary: usize) -> Fragment {
+    if vocabulary.is_multiple_of(4) {
+        fragment!("lib/bits_vectors.wgsl")
+    } else {
+        fragment!("lib/bits_scalars.wgsl")
+    }
+}
+
 /// Returns a grid of at least `groups` workgroups, in two dimensions when one cannot hold them; the
 /// number of a workgroup is `y * width + x`.
 pub(crate) fn grid(groups: usize) -> [u32; 3] {

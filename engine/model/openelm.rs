@@ -35,7 +35,7 @@ use crate::tensor::{DType, Shape, TensorId};
 pub enum Logits {
     /// None: a chunk of a prompt that is not its last.
     None,
-    /// The last row, with its argmax written to `ids[0]`.
+    /// The last row, with its argmax written to `ids[0]` and to the history.
     Last,
     /// Every row.
     All,
@@ -74,6 +74,9 @@ pub struct Step {
     pub ids: TensorId,
     /// Tokens cached before the step, `[1]` u32; a step that takes the argmax advances it.
     pub position: TensorId,
+    /// The token at each position that a step found, `[S + 1]` u32: at `p` the one whose key and value stand or
+    /// will stand at `p`.
+    pub history: TensorId,
     /// RoPE table, `[S, Dh]` f32: cosines, then sines.
     pub rope: TensorId,
     /// K and V cache of each layer, `[Hkv, S, Dh]`.
@@ -101,9 +104,10 @@ impl<'a> Builder<'a> {
         let mut graph = Graph::default();
         let ids = graph.tensor("ids", [shape.tokens], DType::U32, Role::State);
         let position = graph.tensor("position", [1], DType::U32, Role::State);
+        let history = graph.tensor("history", [shape.context + 1], DType::U32, Role::State);
         let rope = graph.tensor("rope", [shape.context, config.head_dim], DType::F32, Role::State);
         let (caches, weights) = (Vec::new(), Vec::new());
-        let step = Step { graph, ids, position, rope, caches, logits: None, weights };
+        let step = Step { graph, ids, position, history, rope, caches, logits: None, weights };
         Self { config, layout, shape, step }
     }
 
@@ -201,8 +205,8 @@ impl<'a> Builder<'a> {
         self.matmul_into("head/logits", normed, names::EMBEDDING, logits);
         self.step.logits = Some(logits);
         if self.shape.logits == Logits::Last {
-            let (ids, position) = (self.step.ids, self.step.position);
-            let kernel = Argmax::new(self.step.graph.tensors(), logits, ids, position, self.shape.tokens);
+            let Step { ref graph, ids, position, history, .. } = self.step;
+            let kernel = Argmax::last(graph.tensors(), logits, ids, position, history, self.shape.tokens);
             self.step.graph.push("head/argmax", kernel);
         }
     }

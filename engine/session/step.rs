@@ -25,6 +25,7 @@ pub(super) struct Steps {
     context: usize,
     ids: BufferRange,
     position: BufferRange,
+    history: BufferRange,
     rope: BufferRange,
     caches: Vec<[BufferRange; 2]>,
     last_logits: BufferRange,
@@ -61,6 +62,7 @@ impl Steps {
             context,
             ids: gpu.storage("ids", model.chunk as u64 * 4)?,
             position: gpu.storage("position", 4)?,
+            history: gpu.storage("history", (context as u64 + 1) * 4)?,
             rope,
             caches,
             last_logits: gpu.storage("logits", config.vocab_size as u64 * 4)?,
@@ -155,6 +157,7 @@ impl Steps {
         }
         bound.set(step.ids, vec![self.ids.slice(0, tokens as u64 * 4)]);
         bound.set(step.position, vec![self.position.clone()]);
+        bound.set(step.history, vec![self.history.clone()]);
         bound.set(step.rope, vec![self.rope.clone()]);
         for (tensors, buffers) in step.caches.iter().zip(&self.caches) {
             tensors.iter().zip(buffers).for_each(|(&tensor, buffer)| bound.set(tensor, vec![buffer.clone()]));
