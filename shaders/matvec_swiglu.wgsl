@@ -1,34 +1,39 @@
-// Gate and up projections of one token with their SwiGLU product.
-//   out[f] = silu(W[f,:] . x) * (W[F+f,:] . x),   silu(g) = g / (1 + exp(-g))
-// As matvec, one workgroup computes 4 rows of W: gate and up of 2 outputs. So the [2F] intermediate is
-// never stored, and a launch is saved. f32 accumulation; exp(-g) is kept finite. An output past the end
-// is computed as the last one and not written.
+// Gate and up projections of a few tokens with their SwiGLU product.
+//   out[t, f] = silu(W[f,:] . x[t,:]) * (W[F+f,:] . x[t,:]),   silu(g) = g / (1 + exp(-g))
+// As matvec, one workgroup computes 4 rows of W for TOKENS tokens (lib/rows.wgsl): gate and up of 2 outputs.
+// So the [T, 2F] intermediate is never stored, and a launch is saved. f32 accumulation; exp(-g) is kept
+// finite. Outputs and tokens past the end are computed as the last one and not written.
 
 override WG: u32 = 32;
+override TOKENS: u32 = 1;
 
 struct Params {
     cols: u32, // K, a multiple of 32
     ffn_dim: u32, // F
+    tokens: u32, // T
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [K / 4]
-@group(0) @binding(2) var<storage, read_write> out: array<f32>; // [F]
-
-var<workgroup> scratch: array<vec4<f32>, WG>; // of reduce_add4
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [T, K / 4]
+@group(0) @binding(2) var<storage, read_write> out: array<f32>; // [T, F]
 
 // Called by `main` of lib/reduce4_*.wgsl.
 fn run(at: Invocation) {
-    let first = (at.group.y * at.groups.x + at.group.x) * 2u;
+    let tile = tile_of(at, params.tokens);
+    let first = tile.unit * 2u;
     let gates = min(vec2<u32>(first, first + 1u), vec2<u32>(params.ffn_dim - 1u));
-    let totals = reduce_add4(row_products(vec4<u32>(gates, gates + params.ffn_dim), at.index, params.cols), at);
-    if at.index == 0u {
+    let rows = vec4<u32>(gates, gates + params.ffn_dim);
+    reduce(row_products(rows, tile.token, params.tokens - 1u, at.index, params.cols), at);
+    let token = tile.token + at.index;
+    if at.index < TOKENS && token < params.tokens {
+        let totals = finish(at.index, at);
         let products = totals.xy / (1.0 + exp(min(-totals.xy, vec2<f32>(88.0)))) * totals.zw;
+        let n = token * params.ffn_dim + first;
         if first < params.ffn_dim {
-            out[first] = products.x;
+            out[n] = products.x;
         }
         if first + 1u < params.ffn_dim {
-            out[first + 1u] = products.y;
+            out[n + 1u] = products.y;
         }
     }
 }

@@ -7,6 +7,7 @@ use samara::KvFormat;
 use samara::graph::Graph;
 use samara::graph::fuse::{Fusion, Rule};
 use samara::instruments::ablate::choices;
+use samara::kernels::FEW_TOKENS;
 use samara::model::layout::Layout;
 use samara::model::openelm::{self, Logits, StepShape};
 use samara::model::{Checkpoint, Size};
@@ -38,21 +39,36 @@ fn kernels(
 const WHOLE: u64 = 1 << 31;
 
 #[test]
-fn a_fused_token_of_the_270m_takes_eight_dispatches_a_layer() {
-    let counts = kernels(1, Logits::Last, &Fusion::all(), WHOLE);
-    // 16 layers; each ends and each FFN begins with a residual add and a norm, but for the very first norm.
+fn a_fused_token_of_the_270m_takes_six_dispatches_a_layer() {
     let expected = BTreeMap::from([
         ("embed", 1),
-        ("rms_norm", 1),
-        ("matvec", 3 * 16 + 1),
+        ("norm_matvec", 16 + 1),
         ("qk_norm_rope", 16),
         ("attention_decode", 16),
-        ("add_rms_norm", 2 * 16),
-        ("matvec_swiglu", 16),
+        ("matvec_add", 2 * 16),
+        ("norm_matvec_swiglu", 16),
         ("argmax", 1),
     ]);
+    let counts = kernels(1, Logits::Last, &Fusion::all(), WHOLE);
     assert_eq!(counts, expected);
-    assert_eq!(counts.values().sum::<usize>(), 8 * 16 + 4);
+    assert_eq!(counts.values().sum::<usize>(), 6 * 16 + 3);
+}
+
+#[test]
+fn up_to_eight_tokens_take_the_products_of_one_and_more_take_tiles() {
+    for logits in [Logits::Last, Logits::All] {
+        for tokens in [2, FEW_TOKENS] {
+            let counts = kernels(tokens, logits, &Fusion::all(), WHOLE);
+            let products = [counts["norm_matvec"], counts["matvec_add"], counts["norm_matvec_swiglu"]];
+            assert_eq!(products, [17, 32, 16], "T {tokens}");
+            assert!(!counts.contains_key("matmul") && !counts.contains_key("rms_norm"), "{counts:?}");
+        }
+        let counts = kernels(FEW_TOKENS + 1, logits, &Fusion::all(), WHOLE);
+        assert_eq!((counts["matmul_swiglu"], counts.get("matvec_add")), (16, None));
+    }
+    // The head of a prefill takes its norm in where it takes one row.
+    let head = |logits| kernels(9, logits, &Fusion::all(), WHOLE).get("norm_matvec").copied();
+    assert_eq!((head(Logits::Last), head(Logits::All)), (Some(1), None));
 }
 
 #[test]
@@ -73,38 +89,55 @@ fn an_unfused_token_is_made_of_primitive_kernels() {
 }
 
 #[test]
-fn each_rule_brings_its_kernel_and_only_its_own() {
-    for (tokens, swiglu) in [(1, "matvec_swiglu"), (9, "matmul_swiglu")] {
-        // The head norms one row only, so the last residual add of several tokens stays unfused.
-        let adds = if tokens == 1 { 32 } else { 31 };
-        let fused = |rule| match rule {
-            Rule::AddRmsNorm => ("add_rms_norm", adds),
-            Rule::QkNormRope => ("qk_norm_rope", 16),
-            Rule::MatmulSwiglu => (swiglu, 16),
+fn each_rule_brings_its_kernels_and_only_its_own() {
+    for tokens in [1, 9] {
+        // The kernels of a rule and how often they stand in a step: of nine tokens, only the head's norm goes
+        // into a product, and it norms one row, so the last residual add stays alone.
+        let fused = |rule| match (rule, tokens) {
+            (Rule::MatmulSwiglu, 1) => (["matvec_swiglu", "norm_matvec_swiglu"], 16),
+            (Rule::MatmulSwiglu, _) => (["matmul_swiglu", "matmul_swiglu"], 2 * 16),
+            (Rule::NormMatvec, 1) => (["norm_matvec", "norm_matvec_swiglu"], 33),
+            (Rule::NormMatvec, _) => (["norm_matvec", "norm_matvec_swiglu"], 1),
+            (Rule::MatvecAdd, 1) => (["matvec_add", ""], 32),
+            (Rule::MatvecAdd, _) => (["matvec_add", ""], 0),
+            (Rule::AddRmsNorm, 1) => (["add_rms_norm", ""], 0),
+            (Rule::AddRmsNorm, _) => (["add_rms_norm", ""], 31),
+            (Rule::QkNormRope, _) => (["qk_norm_rope", ""], 16),
         };
         for off in Rule::ALL {
             let fusion = Fusion::all().without(&off.to_string()).unwrap();
             let counts = kernels(tokens, Logits::Last, &fusion, WHOLE);
             for rule in Rule::ALL {
-                let (name, count) = fused(rule);
+                let (names, count) = fused(rule);
+                let found: usize = names.iter().filter_map(|name| counts.get(name)).sum();
                 let expected = if rule == off { 0 } else { count };
-                assert_eq!(
-                    counts.get(name).copied().unwrap_or(0),
-                    expected,
-                    "{name}, T {tokens}, without {off}"
-                );
+                assert_eq!(found, expected, "{names:?}, T {tokens}, without {off}");
             }
         }
     }
 }
 
 #[test]
-fn a_projection_split_over_bindings_stays_unfused() {
+fn residual_adds_and_norms_join_where_no_product_takes_them() {
+    let fusion = Fusion::all().without_rule(Rule::NormMatvec).without_rule(Rule::MatvecAdd);
+    let counts = kernels(1, Logits::Last, &fusion, WHOLE);
+    // Each layer ends and each FFN begins with a residual add and a norm, but for the very first norm.
+    assert_eq!((counts["add_rms_norm"], counts["rms_norm"], counts["matvec"]), (2 * 16, 1, 3 * 16 + 1));
+    assert_eq!(counts.values().sum::<usize>(), 8 * 16 + 4);
+}
+
+#[test]
+fn a_projection_split_over_bindings_is_fused_part_by_part_but_not_with_its_gate() {
     // 4 MiB hold every projection of the first layers whole, and none of the last ones' gate and up rows.
     let counts = kernels(1, Logits::Last, &Fusion::all(), 4 << 20);
-    assert!(counts["swiglu"] > 0 && counts["matvec_swiglu"] > 0, "{counts:?}");
-    assert_eq!(counts["swiglu"] + counts["matvec_swiglu"], 16);
+    assert!(counts["swiglu"] > 0 && counts["norm_matvec_swiglu"] > 0, "{counts:?}");
+    assert_eq!(counts["swiglu"] + counts["norm_matvec_swiglu"], 16);
     assert!(counts["embed"] > 1);
+    // The parts take norms in and add to the residual, each for its own rows.
+    assert!(counts["norm_matvec"] > 17 && counts["matvec_add"] > 32, "{counts:?}");
+    assert_eq!((counts.get("rms_norm"), counts.get("add"), counts.get("matvec")), (None, None, None));
+    let graph = graph(Size::M270, 1, Logits::Last, &Fusion::all(), 4 << 20);
+    assert_eq!(graph.norms(), 65);
 }
 
 #[test]
@@ -116,26 +149,26 @@ fn a_chunk_without_logits_ends_with_the_last_cache_write() {
 #[test]
 fn naive_norms_are_chains_of_six_and_leave_the_rules_that_take_a_norm_nothing_to_match() {
     let naive = Fusion::all().with_naive_norms();
-    for (tokens, matmul, mix, swiglu) in
-        [(1, "matvec", "attention_decode", "matvec_swiglu"), (9, "matmul", "attention", "matmul_swiglu")]
-    {
+    for tokens in [1, 9] {
         let mut expected = BTreeMap::from([
             ("embed", 1),
             ("unary", 3 * 65),
             ("row_mean", 65),
             ("multiply", 2 * 65),
-            (matmul, 3 * 16),
             ("rope", 16),
             ("kv_write", 16),
-            (mix, 16),
-            ("add", 2 * 16),
-            (swiglu, 16),
             ("argmax", 1),
         ]);
         // The head takes one row.
-        *expected.entry("matvec").or_default() += 1;
+        expected.extend(match tokens {
+            1 => [("matvec", 16 + 1), ("matvec_add", 32), ("attention_decode", 16), ("matvec_swiglu", 16)]
+                .to_vec(),
+            _ => [("matmul", 3 * 16), ("matvec", 1), ("add", 32), ("attention", 16), ("matmul_swiglu", 16)]
+                .to_vec(),
+        });
         assert_eq!(kernels(tokens, Logits::Last, &naive, WHOLE), expected);
-        let without = naive.clone().without_rule(Rule::AddRmsNorm).without_rule(Rule::QkNormRope);
+        let takers = [Rule::NormMatvec, Rule::AddRmsNorm, Rule::QkNormRope];
+        let without = takers.into_iter().fold(naive.clone(), Fusion::without_rule);
         assert_eq!(kernels(tokens, Logits::Last, &without, WHOLE), expected);
     }
     let counts = kernels(1, Logits::Last, &Fusion::none().with_naive_norms(), WHOLE);
@@ -165,14 +198,14 @@ fn every_choice_of_rules_computes_four_norms_a_layer_and_one() {
         [(Size::M270, 16, 65), (Size::M450, 20, 81), (Size::B1_1, 28, 113), (Size::B3, 36, 145)]
     {
         for (name, fusion) in &choices {
-            for tokens in [1, 9] {
+            for tokens in [1, 8, 9] {
                 let graph = graph(size, tokens, Logits::Last, fusion, WHOLE);
                 assert_eq!(graph.norms(), norms, "{size:?}, T {tokens}, {name}");
             }
         }
         let norm_ops = |fusion| graph(size, 1, Logits::Last, &fusion, WHOLE).norm_ops();
-        // Fused, only the very first norm is alone; as primitives, queries and keys share a launch.
-        assert_eq!((norm_ops(Fusion::all()), norm_ops(Fusion::none())), (1, 3 * layers + 1));
+        // Fused, none is alone; as primitives, queries and keys share a launch.
+        assert_eq!((norm_ops(Fusion::all()), norm_ops(Fusion::none())), (0, 3 * layers + 1));
         assert_eq!(norm_ops(Fusion::all().with_naive_norms()), 6 * norms);
     }
 }
@@ -192,6 +225,6 @@ fn rules_are_switched_off_by_name_in_any_order() {
         assert_eq!(without(off).unwrap().off(), off);
     }
     let message = without(&["norm"]).unwrap_err();
-    assert!(message.contains("`norm` is none of all, add-rms-norm"), "{message}");
-    assert!(message.ends_with("matmul-swiglu, rms-norm"), "{message}");
+    assert!(message.contains("`norm` is none of all, matmul-swiglu"), "{message}");
+    assert!(message.ends_with("qk-norm-rope, rms-norm"), "{message}");
 }

@@ -1,29 +1,26 @@
-//! `out[row0 + r] = W[r, :] . x`: every projection and the head for one token, in every weight format.
+//! `out[t, row0 + r] = W[r, :] . x[t, :]`: every projection and the head for a few tokens, in every weight
+//! format.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, grid, weight_fragment};
+use super::rows::{Product, dot};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, weight_fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Rows that one workgroup computes.
-const ROWS: usize = 4;
-
-/// Matrix times vector.
+/// Matrix times a few vectors.
 #[derive(Clone, Debug)]
 pub struct Matvec {
-    /// Activation, `[1, K]` f32.
+    /// Activations, `[T, K]` f32.
     pub x: TensorId,
     /// Rows `row0..` of the matrix, `[rows, K]` in any weight format.
     pub weight: TensorId,
-    /// Products, `[1, N]` f32; `rows` of them are written.
+    /// Products, `[T, N]` f32; `rows` columns are written.
     pub out: TensorId,
     /// First row of the weight in the whole matrix.
     pub row0: usize,
-    format: Format,
-    rows: usize,
-    cols: usize,
-    whole: bool,
+    product: Product,
+    width: usize,
 }
 
 #[repr(C)]
@@ -32,23 +29,24 @@ struct Params {
     cols: u32,
     rows: u32,
     row0: u32,
+    tokens: u32,
+    width: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 12);
+const _: () = assert!(size_of::<Params>() == 20);
 
 impl Matvec {
-    /// Returns the product of `weight` and `x` into `out[row0..]`.
+    /// Returns the product of `x` and the transposed `weight` into columns `row0..` of `out`.
     ///
     /// # Panics
-    /// When shapes do not fit, `K` is no multiple of 32 or the weight has no weight format.
+    /// When shapes do not fit, `T` is past 64, `K` is no multiple of 32 or the weight has no weight format.
     pub fn new(tensors: &Tensors, x: TensorId, weight: TensorId, out: TensorId, row0: usize) -> Self {
-        let &[rows, cols] = tensors[weight].shape.dims() else { panic!("a weight is [rows, K]") };
-        let format = Format::of(tensors[weight].dtype).expect("a weight has a weight format");
-        let all = tensors[out].shape.last();
-        assert!(cols.is_multiple_of(32) && row0 + rows <= all, "K {cols}, rows {row0}..{}, N {all}", row0 + rows);
-        tensors.expect(x, [1, cols], DType::F32);
-        tensors.expect(out, [1, all], DType::F32);
-        Self { x, weight, out, row0, format, rows, cols, whole: rows == all }
+        let &[tokens, width] = tensors[out].shape.dims() else { panic!("a product is [T, N]") };
+        let product = Product::new(tensors, weight, tokens);
+        assert!(row0 + product.rows <= width, "rows {row0}..{}, N {width}", row0 + product.rows);
+        tensors.expect(x, [tokens, product.cols], DType::F32);
+        tensors.expect(out, [tokens, width], DType::F32);
+        Self { x, weight, out, row0, product, width }
     }
 }
 
@@ -58,80 +56,103 @@ impl Kernel for Matvec {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matvec.wgsl"), fragment!("lib/rows.wgsl"), tier.reduce4(), weight_fragment(self.format)]
+        vec![
+            fragment!("matvec.wgsl"),
+            fragment!("lib/rows.wgsl"),
+            fragment!("lib/activation_plain.wgsl"),
+            tier.reduce4(),
+            weight_fragment(self.product.format),
+        ]
     }
 
     fn operands(&self) -> Vec<Operand> {
-        let out = if self.whole { Operand::write(self.out) } else { Operand::read_write(self.out) };
+        let whole = self.product.rows == self.width;
+        let out = if whole { Operand::write(self.out) } else { Operand::read_write(self.out) };
         vec![Operand::read(self.x), out, Operand::weight(self.weight)]
     }
 
     fn shape(&self) -> String {
-        format!("{} x {}, {}", self.rows, self.cols, self.format)
+        self.product.shape()
     }
 
     fn tunables(&self) -> Vec<Tunable> {
-        // Below 256 chunks of 16 columns, more invocations would have one or none.
-        vec![Tunable::workgroup(if self.cols >= 4096 { 64 } else { 32 })]
+        self.product.tunables()
     }
 
-    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
-        let params = Params { cols: dim(self.cols), rows: dim(self.rows), row0: dim(self.row0) };
+    fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch {
+        let Product { tokens, rows, cols, .. } = self.product;
+        let params = Params {
+            cols: dim(cols),
+            rows: dim(rows),
+            row0: dim(self.row0),
+            tokens: dim(tokens),
+            width: dim(self.width),
+        };
         Dispatch {
-            overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0])))],
+            overrides: self.product.overrides(tier, choice),
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: grid(self.rows.div_ceil(ROWS)),
+            grid: self.product.grid(tier),
         }
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        Cost {
-            read: self.format.bytes(self.rows, self.cols) + 4 * self.cols as u64,
-            written: 4 * self.rows as u64,
-            flops: 2 * (self.rows * self.cols) as u64,
-        }
+        Cost { written: 4 * (self.product.tokens * self.product.rows) as u64, ..self.product.cost() }
     }
 
     fn reference(&self, memory: &mut Memory) {
         memory.update(self.out, |memory, out| {
             let (x, weight) = (memory.read(self.x), memory.read(self.weight));
-            for (r, row) in weight.chunks(self.cols).enumerate() {
-                out[self.row0 + r] = row.iter().zip(x).map(|(w, x)| w * x).sum();
+            for (t, x) in x.chunks(self.product.cols).enumerate() {
+                for (r, row) in weight.chunks(self.product.cols).enumerate() {
+                    out[t * self.width + self.row0 + r] = dot(row, x);
+                }
             }
         });
     }
 }
 
-/// Real projections of the 270M and the 3B in every format, and ragged and partial ones.
+/// Real projections of the 270M and the 3B in every format, a few tokens, and ragged and partial ones.
 pub fn cases() -> Vec<Case> {
-    let case = |label: &str, format: Format, [rows, cols]: [usize; 2], [row0, all]: [usize; 2], fill: Fill| {
-        let mut case = CaseBuilder::new(format!("{label}, {rows} x {cols} at {row0} of {all}, {format}"));
-        if label.starts_with("270M") || label.starts_with("3B") {
+    let case = |label: &str, format: Format, sizes: [usize; 3], [row0, width]: [usize; 2], fill: Fill| {
+        let [tokens, rows, cols] = sizes;
+        let few = if tokens == 1 { String::new() } else { format!("T {tokens}, ") };
+        let label = format!("{label}, {few}{rows} x {cols} at {row0} of {width}, {format}");
+        let bench = label.starts_with("270M") || label.starts_with("3B");
+        let mut case = CaseBuilder::new(label);
+        if bench {
             case = case.benched();
         }
-        let x = case.tensor("x", [1, cols], DType::F32, fill);
+        let x = case.tensor("x", [tokens, cols], DType::F32, fill);
         let weight = case.tensor("weight", [rows, cols], format.dtype(), Fill::Uniform(1.0));
-        let out = case.tensor("out", [1, all], DType::F32, Fill::Zero);
+        let out = case.tensor("out", [tokens, width], DType::F32, Fill::Zero);
         let kernel = Matvec::new(&case.tensors, x, weight, out, row0);
         case.build(kernel, 1e-12, "f32 sums of at most 12288 products")
     };
     let mut cases = Vec::new();
     for format in Format::ALL {
         let random = || Fill::Uniform(1.0);
-        cases.push(case("270M qkv", format, [1152, 1280], [0, 1152], random()));
-        cases.push(case("270M down", format, [1280, 5120], [0, 1280], random()));
-        cases.push(case("3B out", format, [3072, 1536], [0, 3072], random()));
-        cases.push(case("270M qkv, last layers", format, [1920, 1280], [0, 1920], random()));
+        cases.push(case("270M qkv", format, [1, 1152, 1280], [0, 1152], random()));
+        cases.push(case("270M down", format, [1, 1280, 5120], [0, 1280], random()));
+        cases.push(case("3B out", format, [1, 3072, 1536], [0, 3072], random()));
+        cases.push(case("270M qkv, last layers", format, [1, 1920, 1280], [0, 1920], random()));
         if format == Format::Q8_0 {
-            cases.push(case("270M head", format, [32000, 1280], [0, 32000], random()));
+            cases.push(case("270M head", format, [1, 32000, 1280], [0, 32000], random()));
+            cases.push(case("270M qkv", format, [4, 1152, 1280], [0, 1152], random()));
+            cases.push(case("270M qkv", format, [8, 1152, 1280], [0, 1152], random()));
+            cases.push(case("270M qkv", format, [64, 1152, 1280], [0, 1152], random()));
         }
-        cases.push(case("fewer rows than a workgroup", format, [1, 32], [0, 1], random()));
-        cases.push(case("half a scale word", format, [33, 96], [0, 33], random()));
-        cases.push(case("part of a split weight", format, [7, 160], [5, 40], random()));
-        cases.push(case("magnitudes 2^-20 to 2^20", format, [10, 256], [0, 10], Fill::Extreme));
+        cases.push(case("fewer rows than a workgroup", format, [1, 1, 32], [0, 1], random()));
+        cases.push(case("half a scale word", format, [1, 33, 96], [0, 33], random()));
+        cases.push(case("part of a split weight", format, [1, 7, 160], [5, 40], random()));
+        cases.push(case("magnitudes 2^-20 to 2^20", format, [1, 10, 256], [0, 10], Fill::Extreme));
+        cases.push(case("two tokens", format, [2, 33, 96], [0, 33], random()));
+        cases.push(case("a tile of four, not full", format, [3, 7, 160], [5, 40], random()));
+        cases.push(case("a full tile", format, [8, 6, 1056], [0, 6], random()));
+        cases.push(case("a token past a tile", format, [9, 33, 96], [7, 50], random()));
+        cases.push(case("as many as can be", format, [64, 5, 160], [0, 5], random()));
     }
     // More workgroups than one dimension of a grid holds.
-    let tall = [262_149, 32];
-    cases.push(case("a grid of two dimensions", Format::Q4_0, tall, [0, tall[0]], Fill::Uniform(1.0)));
+    let tall = |tokens| [tokens, 262_149, 32];
+    cases.push(case("a grid of two dimensions", Format::Q4_0, tall(1), [0, tall(1)[1]], Fill::Uniform(1.0)));
     cases
 }

@@ -10,6 +10,7 @@
 mod cache;
 mod case;
 mod memory;
+mod rows;
 mod source;
 mod window;
 
@@ -20,6 +21,7 @@ use std::str::FromStr;
 
 pub use case::{Case, CaseBuilder, Fill};
 pub use memory::Memory;
+pub use rows::{FEW_TOKENS, MOST_TOKENS};
 pub(crate) use source::fragment;
 pub use source::{Fragment, Shaders, Source};
 pub use window::Window;
@@ -50,9 +52,12 @@ kernels! {
     matmul_swiglu
     matrix_multiply_add
     matvec
+    matvec_add
     matvec_swiglu
     multiply
     multiply_add
+    norm_matvec
+    norm_matvec_swiglu
     qk_norm
     qk_norm_rope
     rms_norm
@@ -106,7 +111,8 @@ impl Tier {
         if self.subgroup { fragment!("lib/reduce_subgroup.wgsl") } else { fragment!("lib/reduce_tree.wgsl") }
     }
 
-    /// Returns the sum of a vector over a workgroup (`Invocation`, `reduce_add4`), with `main` as above.
+    /// Returns the sums of a few vectors over a workgroup (`Invocation`, `share`, `settle`, `total`), with
+    /// `main` as above.
     pub fn reduce4(self) -> Fragment {
         if self.subgroup {
             fragment!("lib/reduce4_subgroup.wgsl")

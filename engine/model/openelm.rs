@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use crate::graph::{Graph, Role};
+use crate::kernels::FEW_TOKENS;
 use crate::kernels::add::Add;
 use crate::kernels::argmax::Argmax;
 use crate::kernels::attention::Attention;
@@ -243,7 +244,7 @@ impl<'a> Builder<'a> {
         let tokens = self.step.graph.tensors()[x].shape.dims()[0];
         for (weight, rows) in self.weight(name) {
             let graph = &mut self.step.graph;
-            if tokens == 1 {
+            if tokens <= FEW_TOKENS {
                 let kernel = Matvec::new(graph.tensors(), x, weight, out, rows.start);
                 graph.push(label, kernel);
             } else {

@@ -1,8 +1,10 @@
-// Sum of a vector over a workgroup of WG invocations: subgroups add, then one barrier and a sum of one
-// vector per subgroup. Every invocation must call; the first gets the result. reduce4_tree.wgsl
-// defines the same names without subgroups.
+// Sums of up to ten vectors over a workgroup of WG invocations: subgroups add, then one barrier and a sum of
+// one vector per subgroup. Every invocation calls `share` for each vector and `settle` once, then any may
+// ask for a `total`. reduce4_tree.wgsl defines the same names without subgroups.
 // `main` is here, and calls the kernel's `run`, because subgroup built-ins are arguments of the entry point:
 // naga writes those that are members of a struct to HLSL without a value, and DX12 refuses them.
+
+var<workgroup> parts: array<vec4<f32>, (TOKENS + EXTRA) * (WG / 4u)>; // no subgroup has less than 4 invocations
 
 struct Invocation {
     group: vec3<u32>,
@@ -13,17 +15,24 @@ struct Invocation {
     lane: u32,
 }
 
-fn reduce_add4(value: vec4<f32>, at: Invocation) -> vec4<f32> {
+fn share(k: u32, value: vec4<f32>, at: Invocation) {
     let part = subgroupAdd(value);
     if at.lane == 0u {
-        scratch[at.subgroup] = part;
+        parts[k * (WG / 4u) + at.subgroup] = part;
     }
+}
+
+fn settle(at: Invocation) {
     workgroupBarrier();
-    var total = scratch[0];
+}
+
+fn total(k: u32, at: Invocation) -> vec4<f32> {
+    let first = k * (WG / 4u);
+    var sum = parts[first];
     for (var i = 1u; i < at.subgroups; i++) {
-        total += scratch[i];
+        sum += parts[first + i];
     }
-    return total;
+    return sum;
 }
 
 @compute @workgroup_size(WG)

@@ -1,6 +1,9 @@
-// Sum of a vector over a workgroup of WG invocations, a power of two, by a barrier tree in `scratch`.
-// Every invocation must call; the first gets the result. reduce4_subgroup.wgsl defines the same names, and
-// says why `main` is here.
+// Sums of a few vectors over a workgroup of WG invocations, a power of two, by one barrier tree for all
+// of them. Every invocation calls `share` for each vector and `settle` once, then any may ask for a `total`.
+// reduce4_subgroup.wgsl defines the same names, and says why `main` is here.
+
+// Vector k of each invocation, then sums of several: 12 KiB for four tokens, their squares and WG 128.
+var<workgroup> parts: array<vec4<f32>, (TOKENS + EXTRA) * WG>;
 
 struct Invocation {
     group: vec3<u32>,
@@ -8,15 +11,26 @@ struct Invocation {
     index: u32,
 }
 
-fn reduce_add4(value: vec4<f32>, at: Invocation) -> vec4<f32> {
-    scratch[at.index] = value;
+fn share(k: u32, value: vec4<f32>, at: Invocation) {
+    parts[k * WG + at.index] = value;
+}
+
+fn settle(at: Invocation) {
     for (var stride = WG / 2u; stride > 0u; stride /= 2u) {
         workgroupBarrier();
         if at.index < stride {
-            scratch[at.index] += scratch[at.index + stride];
+            for (var k = at.index; k < (TOKENS + EXTRA) * WG; k += WG) {
+                parts[k] += parts[k + stride];
+            }
         }
     }
-    return scratch[0];
+    if TOKENS > 1u {
+        workgroupBarrier();
+    }
+}
+
+fn total(k: u32, at: Invocation) -> vec4<f32> {
+    return parts[k * WG];
 }
 
 @compute @workgroup_size(WG)

@@ -1,25 +1,129 @@
-// The products of one activation with four rows of the weight, for the invocations of a workgroup together.
-// The including kernel declares WG and binds x. Invocation i takes the chunks i, i + WG, ... of 16 columns:
-// it loads x once for the four rows, and neighbours load neighbouring bytes of a row. f32 accumulation.
+// The products of a tile of TOKENS rows of x with four rows of the weight, for the invocations of a
+// workgroup together. The including kernel declares WG and TOKENS (1, 2, 4 or 8) and binds x; how x is read
+// is in lib/activation_*.wgsl. Invocation i takes the chunks i, i + WG, ... of 16 columns: neighbours load
+// neighbouring bytes of a row, x is loaded once for the four rows, and a weight is loaded and dequantized
+// once for the tile. f32 accumulation. What is computed for a token, and in which order, is the same
+// whatever TOKENS is and whatever the other tokens hold: decoding a few tokens at once must not change one.
 
-fn dot16(w: Weight16, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> f32 {
-    return dot(w.a, a) + dot(w.b, b) + dot(w.c, c) + dot(w.d, d);
+// Sums of one invocation: for each token the products with four rows; and, for norms, the squares of tokens
+// 0 to 3 and 4 to 7. Members of tokens that a tile does not have are never touched.
+struct Sums {
+    t0: vec4<f32>,
+    t1: vec4<f32>,
+    t2: vec4<f32>,
+    t3: vec4<f32>,
+    t4: vec4<f32>,
+    t5: vec4<f32>,
+    t6: vec4<f32>,
+    t7: vec4<f32>,
+    squares0: vec4<f32>,
+    squares1: vec4<f32>,
 }
 
-// The share of invocation i; the workgroup's sum is the product.
-fn row_products(rows: vec4<u32>, i: u32, cols: u32) -> vec4<f32> {
-    var sums = vec4<f32>(0.0);
+// 16 values of x, and the sum of their squares.
+struct Activation16 {
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
+    squares: f32,
+}
+
+// 16 values of each of four rows of the weight.
+struct Weights {
+    r0: Weight16,
+    r1: Weight16,
+    r2: Weight16,
+    r3: Weight16,
+}
+
+// The tile of a workgroup: neighbours in the grid take the same rows of the weight, which stay in cache.
+struct Tile {
+    unit: u32, // of rows
+    token: u32, // the first
+}
+
+fn tile_of(at: Invocation, tokens: u32) -> Tile {
+    let group = at.group.y * at.groups.x + at.group.x;
+    let tiles = (tokens + TOKENS - 1u) / TOKENS;
+    return Tile(group / tiles, group % tiles * TOKENS);
+}
+
+fn dot16(w: Weight16, v: Activation16) -> f32 {
+    return dot(w.a, v.a) + dot(w.b, v.b) + dot(w.c, v.c) + dot(w.d, v.d);
+}
+
+fn products(w: Weights, v: Activation16) -> vec4<f32> {
+    return vec4<f32>(dot16(w.r0, v), dot16(w.r1, v), dot16(w.r2, v), dot16(w.r3, v));
+}
+
+// The share of invocation i; the workgroup's sum is the product. The tile's tokens are the rows first,
+// first + 1, ... of x; those past the last one repeat it.
+fn row_products(rows: vec4<u32>, first: u32, last: u32, i: u32, cols: u32) -> Sums {
+    let stride = cols / 4u;
+    var sums = Sums();
     for (var chunk = i; chunk < cols / 16u; chunk += WG) {
-        let a = x[chunk * 4u];
-        let b = x[chunk * 4u + 1u];
-        let c = x[chunk * 4u + 2u];
-        let d = x[chunk * 4u + 3u];
-        sums += vec4<f32>(
-            dot16(weight16(rows.x, chunk, cols), a, b, c, d),
-            dot16(weight16(rows.y, chunk, cols), a, b, c, d),
-            dot16(weight16(rows.z, chunk, cols), a, b, c, d),
-            dot16(weight16(rows.w, chunk, cols), a, b, c, d),
+        let w = Weights(
+            weight16(rows.x, chunk, cols),
+            weight16(rows.y, chunk, cols),
+            weight16(rows.z, chunk, cols),
+            weight16(rows.w, chunk, cols),
         );
+        let gains = gains16(chunk);
+        let v0 = activation16(first * stride, chunk, gains);
+        sums.t0 += products(w, v0);
+        sums.squares0.x += v0.squares;
+        if TOKENS > 1u {
+            let v1 = activation16(min(first + 1u, last) * stride, chunk, gains);
+            sums.t1 += products(w, v1);
+            sums.squares0.y += v1.squares;
+        }
+        if TOKENS > 2u {
+            let v2 = activation16(min(first + 2u, last) * stride, chunk, gains);
+            sums.t2 += products(w, v2);
+            sums.squares0.z += v2.squares;
+            let v3 = activation16(min(first + 3u, last) * stride, chunk, gains);
+            sums.t3 += products(w, v3);
+            sums.squares0.w += v3.squares;
+        }
+        if TOKENS > 4u {
+            let v4 = activation16(min(first + 4u, last) * stride, chunk, gains);
+            sums.t4 += products(w, v4);
+            sums.squares1.x += v4.squares;
+            let v5 = activation16(min(first + 5u, last) * stride, chunk, gains);
+            sums.t5 += products(w, v5);
+            sums.squares1.y += v5.squares;
+            let v6 = activation16(min(first + 6u, last) * stride, chunk, gains);
+            sums.t6 += products(w, v6);
+            sums.squares1.z += v6.squares;
+            let v7 = activation16(min(first + 7u, last) * stride, chunk, gains);
+            sums.t7 += products(w, v7);
+            sums.squares1.w += v7.squares;
+        }
     }
     return sums;
+}
+
+// Adds up the sums of the workgroup. Every invocation must call; invocation t then finds with `total` what
+// belongs to token t.
+fn reduce(sums: Sums, at: Invocation) {
+    share(0u, sums.t0, at);
+    if TOKENS > 1u {
+        share(1u, sums.t1, at);
+    }
+    if TOKENS > 2u {
+        share(2u, sums.t2, at);
+        share(3u, sums.t3, at);
+    }
+    if TOKENS > 4u {
+        share(4u, sums.t4, at);
+        share(5u, sums.t5, at);
+        share(6u, sums.t6, at);
+        share(7u, sums.t7, at);
+    }
+    if EXTRA > 0u {
+        share(TOKENS, sums.squares0, at);
+        share(TOKENS + 1u, sums.squares1, at);
+    }
+    settle(at);
 }

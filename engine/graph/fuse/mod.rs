@@ -4,6 +4,8 @@
 
 mod add_rms_norm;
 mod matmul_swiglu;
+mod matvec_add;
+mod norm_matvec;
 mod qk_norm_rope;
 
 use std::any::Any;
@@ -16,24 +18,31 @@ use crate::tensor::TensorId;
 /// A rewrite of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rule {
-    /// Residual add and the RMSNorm that follows it.
+    /// Gate and up projections, SiLU and their product.
+    MatmulSwiglu,
+    /// RMSNorm and the products of a few tokens that follow it, gated ones included.
+    NormMatvec,
+    /// A product of a few tokens and the residual add that follows it.
+    MatvecAdd,
+    /// Residual add and the RMSNorm that follows it: those that the two rules before leave, as in a prefill.
     AddRmsNorm,
     /// q/k norm, RoPE and the write to the KV cache.
     QkNormRope,
-    /// Gate and up projections, SiLU and their product.
-    MatmulSwiglu,
 }
 
 impl Rule {
     /// Every rule, in the order in which they are applied.
-    pub const ALL: [Self; 3] = [Self::AddRmsNorm, Self::QkNormRope, Self::MatmulSwiglu];
+    pub const ALL: [Self; 5] =
+        [Self::MatmulSwiglu, Self::NormMatvec, Self::MatvecAdd, Self::AddRmsNorm, Self::QkNormRope];
 
     /// Replaces every place where the rule fits.
     fn apply(self, graph: &mut Graph) {
         match self {
+            Self::MatmulSwiglu => matmul_swiglu::apply(graph),
+            Self::NormMatvec => norm_matvec::apply(graph),
+            Self::MatvecAdd => matvec_add::apply(graph),
             Self::AddRmsNorm => add_rms_norm::apply(graph),
             Self::QkNormRope => qk_norm_rope::apply(graph),
-            Self::MatmulSwiglu => matmul_swiglu::apply(graph),
         }
     }
 }
@@ -41,9 +50,11 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::MatmulSwiglu => "matmul-swiglu",
+            Self::NormMatvec => "norm-matvec",
+            Self::MatvecAdd => "matvec-add",
             Self::AddRmsNorm => "add-rms-norm",
             Self::QkNormRope => "qk-norm-rope",
-            Self::MatmulSwiglu => "matmul-swiglu",
         })
     }
 }

@@ -1,0 +1,100 @@
+//! What the kernels of `lib/rows.wgsl` share: a weight times a few rows of activations.
+//!
+//! A workgroup computes four rows of the weight for a tile of tokens. The sum of one token must not depend on
+//! how many others there are: so nothing that is tuned, and no default, follows from their number.
+
+use super::{Choice, Cost, Tier, Tunable, dim, grid};
+use crate::quant::Format;
+use crate::tensor::{TensorId, Tensors};
+
+/// Most tokens of one sequence for which a step takes these kernels in place of tiles: they read each weight
+/// once for as many.
+pub const FEW_TOKENS: usize = 8;
+
+/// Most rows of activations that these kernels take: one token for each sequence of a batch.
+pub const MOST_TOKENS: usize = 64;
+
+/// Rows of the weight that one workgroup computes.
+const ROWS: usize = 4;
+
+/// The sizes of a product `[T, K] x [rows, K]`.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub format: Format,
+    pub tokens: usize,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Product {
+    /// Returns the product of a weight with `tokens` rows.
+    ///
+    /// # Panics
+    /// When there is no token or too many, `K` is no multiple of 32 or the weight has no weight format.
+    pub fn new(tensors: &Tensors, weight: TensorId, tokens: usize) -> Self {
+        let &[rows, cols] = tensors[weight].shape.dims() else { panic!("a weight is [rows, K]") };
+        let format = Format::of(tensors[weight].dtype).expect("a weight has a weight format");
+        assert!(cols.is_multiple_of(32), "K {cols} is no multiple of 32");
+        assert!((1..=MOST_TOKENS).contains(&tokens), "{tokens} tokens: 1 to {MOST_TOKENS} are few");
+        Self { format, tokens, rows, cols }
+    }
+
+    /// Returns the sizes by which calls are tuned: the tokens are none, see above.
+    pub fn shape(&self) -> String {
+        format!("{} x {}, {}", self.rows, self.cols, self.format)
+    }
+
+    /// Returns the same for a weight of gate and up rows.
+    pub fn gated_shape(&self) -> String {
+        format!("2 x {} x {}, {}", self.rows / 2, self.cols, self.format)
+    }
+
+    /// Returns what may be tuned.
+    pub fn tunables(&self) -> Vec<Tunable> {
+        // Below 256 chunks of 16 columns, more invocations would have one or none.
+        let default = if self.cols >= 4096 { 64 } else { 32 };
+        vec![Tunable { values: vec![8, 16, 32, 64, 128], ..Tunable::workgroup(default) }]
+    }
+
+    /// Returns the tokens that one workgroup takes: 1, 2, 4 or, where subgroups spare the workgroup memory, 8.
+    fn tile(&self, tier: Tier) -> usize {
+        self.tokens.next_power_of_two().min(if tier.subgroup { 8 } else { 4 })
+    }
+
+    /// Returns the values of the shader's `override` declarations.
+    pub fn overrides(&self, tier: Tier, choice: &Choice) -> Vec<(&'static str, f64)> {
+        let wg = choice.of(&self.tunables()[0]);
+        vec![("WG", f64::from(wg)), ("TOKENS", f64::from(dim(self.tile(tier))))]
+    }
+
+    /// Returns the grid: every four rows with every tile of tokens, the tiles of one weight side by side.
+    pub fn grid(&self, tier: Tier) -> [u32; 3] {
+        grid(self.rows.div_ceil(ROWS) * self.tokens.div_ceil(self.tile(tier)))
+    }
+
+    /// Returns the same for a weight of gate and up rows: half of the four rows are gates.
+    pub fn gated_grid(&self, tier: Tier) -> [u32; 3] {
+        grid((self.rows / 2).div_ceil(ROWS / 2) * self.tokens.div_ceil(self.tile(tier)))
+    }
+
+    /// Returns the bytes of the weight and of the activations, and the operations of the products.
+    pub fn cost(&self) -> Cost {
+        Cost {
+            read: self.format.bytes(self.rows, self.cols) + 4 * (self.tokens * self.cols) as u64,
+            written: 0,
+            flops: 2 * (self.tokens * self.rows * self.cols) as u64,
+        }
+    }
+}
+
+/// Returns the dot product of two rows.
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Returns a row times the gains of its columns, scaled to unit root mean square.
+pub(super) fn normed(x: &[f64], norm: &[f64], eps: f32) -> Vec<f64> {
+    let mean = dot(x, x) / x.len() as f64;
+    let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+    x.iter().zip(norm).map(|(x, norm)| x * norm * scale).collect()
+}

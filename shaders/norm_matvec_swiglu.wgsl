@@ -1,0 +1,43 @@
+// Gate and up projections of the RMSNorm of a few tokens with their SwiGLU product.
+//   n[t,:] = x[t,:] * norm * rsqrt(mean(x[t,:]^2) + eps)
+//   out[t, f] = silu(W[f,:] . n[t,:]) * (W[F+f,:] . n[t,:]),   silu(g) = g / (1 + exp(-g))
+// As matvec_swiglu, one workgroup computes gate and up of 2 outputs for TOKENS tokens (lib/rows.wgsl). It
+// sums the squares of its tokens in the loop of the products and scales what comes out
+// (lib/activation_normed.wgsl), so n is never stored. f32 accumulation; exp(-g) is kept finite. Outputs and
+// tokens past the end are computed as the last one and not written.
+
+override WG: u32 = 32;
+override TOKENS: u32 = 1;
+
+struct Params {
+    cols: u32, // K, a multiple of 32
+    ffn_dim: u32, // F
+    tokens: u32, // T
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [T, K / 4]
+@group(0) @binding(2) var<storage, read> norm: array<vec4<f32>>; // [K / 4]
+@group(0) @binding(3) var<storage, read_write> out: array<f32>; // [T, F]
+
+// Called by `main` of lib/reduce4_*.wgsl.
+fn run(at: Invocation) {
+    let tile = tile_of(at, params.tokens);
+    let first = tile.unit * 2u;
+    let gates = min(vec2<u32>(first, first + 1u), vec2<u32>(params.ffn_dim - 1u));
+    let rows = vec4<u32>(gates, gates + params.ffn_dim);
+    reduce(row_products(rows, tile.token, params.tokens - 1u, at.index, params.cols), at);
+    let token = tile.token + at.index;
+    if at.index < TOKENS && token < params.tokens {
+        let totals = finish(at.index, at);
+        let products = totals.xy / (1.0 + exp(min(-totals.xy, vec2<f32>(88.0)))) * totals.zw;
+        let n = token * params.ffn_dim + first;
+        if first < params.ffn_dim {
+            out[n] = products.x;
+        }
+        if first + 1u < params.ffn_dim {
+            out[n + 1u] = products.y;
+        }
+    }
+}
