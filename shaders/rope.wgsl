@@ -1,7 +1,7 @@
 // Rotary position embedding of each head, rotate-half (NeoX) layout: value j pairs with j + Dh/2.
 //   out[t,h,j]        = x[t,h,j] * cos - x[t,h,j+Dh/2] * sin
 //   out[t,h,j+Dh/2]   = x[t,h,j+Dh/2] * cos + x[t,h,j] * sin
-//   cos, sin of the angle (position + t) * theta^(-2j/Dh), j < Dh/2, from row position + t of `table`
+//   cos, sin of the angle place(t) * theta^(-2j/Dh), j < Dh/2, from row place(t) of `table`
 // Each invocation turns four pairs: a vector of either half, whatever head it is of.
 // Numerics: the table is made on the host in f64, since WGSL bounds the error of sin and cos only
 // within [-pi, pi] and angles reach thousands. It also spares 2 transcendentals per pair, and its row
@@ -14,12 +14,13 @@ struct Params {
     tokens: u32, // T
     heads: u32,
     capacity: u32, // S
+    slots: u32, // 1: nothing here is cached
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [T, heads, Dh / 4]
 @group(0) @binding(2) var<storage, read> table: array<vec4<f32>>; // [S, Dh / 4]: cosines, then sines
-@group(0) @binding(3) var<storage, read> position: array<u32>; // [1]
+@group(0) @binding(3) var<storage, read> position: array<u32>; // [1], of a batch [T, 2]
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>; // [T, heads, Dh / 4]
 
 @compute @workgroup_size(WG)
@@ -29,8 +30,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if row >= params.tokens * params.heads {
         return;
     }
-    let first = min(position[0], params.capacity - params.tokens);
-    let angle = (first + row / params.heads) * 2u * LANES + lane;
+    let angle = place(row / params.heads) * 2u * LANES + lane;
     let at = row * 2u * LANES + lane;
     let low = x[at];
     let high = x[at + LANES];

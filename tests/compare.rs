@@ -68,7 +68,7 @@ fn times_that_grow_are_slower() {
     let before = documents::profile(&Card::large(), Size::M270, Format::Q4_0);
     let mut after = before.clone();
     for dispatch in &mut after.steps[1].dispatches {
-        if dispatch.kernel == "attention_decode" {
+        if dispatch.kernel == "qk_norm_rope_attention" {
             dispatch.ns = Samples::new(dispatch.ns.values().iter().map(|ns| ns * 4.0).collect());
         }
     }
@@ -82,7 +82,9 @@ fn times_that_grow_are_slower() {
         .collect();
     // The dispatches of the step together, then the kernel; the step's own time was not touched.
     assert_eq!(slower[0], "decode of 1 @ 128");
-    assert!(slower.len() > 1 && slower[1..].iter().all(|name| name.contains(": attention_decode, H ")));
+    assert!(
+        slower.len() > 1 && slower[1..].iter().all(|name| name.contains(": qk_norm_rope_attention, T 1, H "))
+    );
     let back = compare(&after, &before, threshold("5%")).unwrap();
     assert_eq!(back.count(Verdict::Faster), slower.len());
     assert_eq!(back.count(Verdict::Slower), 0);

@@ -17,7 +17,7 @@ use samara::quant::Format;
 fn graph(size: Size, tokens: usize, logits: Logits, fusion: &Fusion, max_binding: u64) -> Graph {
     let checkpoint = Checkpoint::synthetic(size, 0);
     let layout = Layout::new(checkpoint.weights(), |_| Format::Q8_0, max_binding);
-    let shape = StepShape { tokens, context: 64, kv: KvFormat::F16.dtype(), logits };
+    let shape = StepShape { tokens, context: 64, kv: KvFormat::F16.dtype(), logits, batch: None };
     let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
     fusion.apply(&mut graph);
     graph
@@ -39,19 +39,18 @@ fn kernels(
 const WHOLE: u64 = 1 << 31;
 
 #[test]
-fn a_fused_token_of_the_270m_takes_six_dispatches_a_layer() {
+fn a_fused_token_of_the_270m_takes_five_dispatches_a_layer() {
     let expected = BTreeMap::from([
         ("embed", 1),
         ("norm_matvec", 16 + 1),
-        ("qk_norm_rope", 16),
-        ("attention_decode", 16),
+        ("qk_norm_rope_attention", 16),
         ("matvec_add", 2 * 16),
         ("norm_matvec_swiglu", 16),
         ("argmax", 1),
     ]);
     let counts = kernels(1, Logits::Last, &Fusion::all(), WHOLE);
     assert_eq!(counts, expected);
-    assert_eq!(counts.values().sum::<usize>(), 6 * 16 + 3);
+    assert_eq!(counts.values().sum::<usize>(), 5 * 16 + 3);
 }
 
 #[test]
@@ -60,7 +59,7 @@ fn up_to_eight_tokens_take_the_products_of_one_and_more_take_tiles() {
         for tokens in [2, FEW_TOKENS] {
             let counts = kernels(tokens, logits, &Fusion::all(), WHOLE);
             let products = [counts["norm_matvec"], counts["matvec_add"], counts["norm_matvec_swiglu"]];
-            assert_eq!(products, [17, 32, 16], "T {tokens}");
+            assert_eq!((products, counts["qk_norm_rope_attention"]), ([17, 32, 16], 16), "T {tokens}");
             assert!(!counts.contains_key("matmul") && !counts.contains_key("rms_norm"), "{counts:?}");
         }
         let counts = kernels(FEW_TOKENS + 1, logits, &Fusion::all(), WHOLE);
@@ -92,8 +91,9 @@ fn an_unfused_token_is_made_of_primitive_kernels() {
 fn each_rule_brings_its_kernels_and_only_its_own() {
     for tokens in [1, 9] {
         // The kernels of a rule and how often they stand in a step: of nine tokens, only the head's norm goes
-        // into a product, and it norms one row, so the last residual add stays alone.
-        let fused = |rule| match (rule, tokens) {
+        // into a product, and it norms one row, so the last residual add stays alone. Of a few tokens attention is
+        // in one kernel with what stands before it, of more it is not.
+        let fused = |rule, off| match (rule, tokens) {
             (Rule::MatmulSwiglu, 1) => (["matvec_swiglu", "norm_matvec_swiglu"], 16),
             (Rule::MatmulSwiglu, _) => (["matmul_swiglu", "matmul_swiglu"], 2 * 16),
             (Rule::NormMatvec, 1) => (["norm_matvec", "norm_matvec_swiglu"], 33),
@@ -102,13 +102,16 @@ fn each_rule_brings_its_kernels_and_only_its_own() {
             (Rule::MatvecAdd, _) => (["matvec_add", ""], 0),
             (Rule::AddRmsNorm, 1) => (["add_rms_norm", ""], 0),
             (Rule::AddRmsNorm, _) => (["add_rms_norm", ""], 31),
+            (Rule::QkNormRopeAttention, 1) => (["qk_norm_rope_attention", ""], 16),
+            (Rule::QkNormRopeAttention, _) => (["qk_norm_rope_attention", ""], 0),
+            (Rule::QkNormRope, 1) if off != Rule::QkNormRopeAttention => (["qk_norm_rope", ""], 0),
             (Rule::QkNormRope, _) => (["qk_norm_rope", ""], 16),
         };
         for off in Rule::ALL {
             let fusion = Fusion::all().without(&off.to_string()).unwrap();
             let counts = kernels(tokens, Logits::Last, &fusion, WHOLE);
             for rule in Rule::ALL {
-                let (names, count) = fused(rule);
+                let (names, count) = fused(rule, off);
                 let found: usize = names.iter().filter_map(|name| counts.get(name)).sum();
                 let expected = if rule == off { 0 } else { count };
                 assert_eq!(found, expected, "{names:?}, T {tokens}, without {off}");
@@ -147,6 +150,30 @@ fn a_chunk_without_logits_ends_with_the_last_cache_write() {
 }
 
 #[test]
+fn a_few_tokens_and_a_batch_attend_row_by_row_and_more_tokens_in_tiles() {
+    let attention = |tokens, batch| {
+        let checkpoint = Checkpoint::synthetic(Size::M270, 0);
+        let layout = Layout::new(checkpoint.weights(), |_| Format::Q8_0, WHOLE);
+        let (kv, logits) = (KvFormat::F16.dtype(), Logits::Last);
+        let shape = StepShape { tokens, context: 64, kv, logits, batch };
+        let mut step = openelm::step(checkpoint.config(), &layout, shape);
+        Fusion::all().apply(&mut step.graph);
+        let shapes = [step.position, step.caches[0][0], step.logits.unwrap()];
+        let shapes = shapes.map(|tensor| step.graph.tensors()[tensor].shape.dims().to_vec());
+        let names: Vec<&str> = step.graph.ops().iter().map(|op| op.kernel.name()).collect();
+        let count = |name| names.iter().filter(|found| **found == name).count();
+        (["qk_norm_rope_attention", "attention", "argmax"].map(count), shapes)
+    };
+    let of_one = |tokens| attention(tokens, None);
+    let vocab = Checkpoint::synthetic(Size::M270, 0).config().vocab_size;
+    assert_eq!(of_one(8), ([16, 0, 1], [vec![1], vec![3, 64, 64], vec![1, vocab]]));
+    assert_eq!(of_one(9), ([0, 16, 1], [vec![1], vec![3, 64, 64], vec![1, vocab]]));
+    // Every row of a batch is a last one.
+    let shapes = [vec![40, 2], vec![64, 3, 64, 64], vec![40, vocab]];
+    assert_eq!(attention(40, Some(64)), ([16, 0, 0], shapes));
+}
+
+#[test]
 fn naive_norms_are_chains_of_six_and_leave_the_rules_that_take_a_norm_nothing_to_match() {
     let naive = Fusion::all().with_naive_norms();
     for tokens in [1, 9] {
@@ -167,7 +194,7 @@ fn naive_norms_are_chains_of_six_and_leave_the_rules_that_take_a_norm_nothing_to
                 .to_vec(),
         });
         assert_eq!(kernels(tokens, Logits::Last, &naive, WHOLE), expected);
-        let takers = [Rule::NormMatvec, Rule::AddRmsNorm, Rule::QkNormRope];
+        let takers = [Rule::NormMatvec, Rule::AddRmsNorm, Rule::QkNormRope, Rule::QkNormRopeAttention];
         let without = takers.into_iter().fold(naive.clone(), Fusion::without_rule);
         assert_eq!(kernels(tokens, Logits::Last, &without, WHOLE), expected);
     }

@@ -189,8 +189,13 @@ fn the_3b_equals_its_golden() {
 /// The logits of every row of a prompt on the CPU, by the primitive or the fused graph.
 fn reference_logits(checkpoint: &Checkpoint, format: Format, prompt: &[u32], fusion: &Fusion) -> Vec<f32> {
     let layout = Layout::new(checkpoint.weights(), |_| format, 1 << 27);
-    let shape =
-        StepShape { tokens: prompt.len(), context: 64, kv: KvFormat::F32.dtype(), logits: Logits::All };
+    let shape = StepShape {
+        tokens: prompt.len(),
+        context: 64,
+        kv: KvFormat::F32.dtype(),
+        logits: Logits::All,
+        batch: None,
+    };
     let mut step = openelm::step(checkpoint.config(), &layout, shape);
     fusion.apply(&mut step.graph);
     let mut memory = Memory::new(step.graph.tensors());
@@ -213,19 +218,23 @@ fn reference_logits(checkpoint: &Checkpoint, format: Format, prompt: &[u32], fus
 #[test]
 fn the_device_equals_the_reference_graph_in_every_format() {
     let checkpoint = micro();
-    let prompt = synth::prompt(checkpoint.config().vocab_size, 9);
-    for format in Format::ALL {
+    let vocab = checkpoint.config().vocab_size;
+    // Tokens in tiles, and few enough to go row by row.
+    for (format, tokens) in Format::ALL.into_iter().flat_map(|format| [(format, 9), (format, 5)]) {
+        let prompt = synth::prompt(vocab, tokens);
         let expected = reference_logits(&checkpoint, format, &prompt, &Fusion::none());
         for fusion in [Fusion::all(), Fusion::all().with_naive_norms()] {
             let found = reference_logits(&checkpoint, format, &prompt, &fusion);
-            assert!(nmse(&found, &expected) <= 1e-13, "{format}: {fusion:?} computes something else");
+            assert!(
+                nmse(&found, &expected) <= 1e-13,
+                "{format}, T {tokens}: {fusion:?} computes something else"
+            );
         }
         let Some(model) = load(&checkpoint, LoadOptions { format: Some(format), ..exact() }) else { return };
         let mut session = model.session(Some(64)).unwrap();
         session.prefill(&prompt).unwrap();
-        let vocab = checkpoint.config().vocab_size;
         let error = nmse(&session.next_logits().unwrap(), &expected[expected.len() - vocab..]);
-        assert!(error <= 1e-10, "{format}: NMSE {error:e}");
+        assert!(error <= 1e-10, "{format}, T {tokens}: NMSE {error:e}");
     }
 }
 

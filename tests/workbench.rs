@@ -97,9 +97,15 @@ fn operations_of_a_model_are_cases_that_hold_only_their_own_tensors() {
     let checkpoint = Checkpoint::source("synthetic:micro").unwrap();
     let cases = steps::cases(&checkpoint, &gpu, &LoadOptions::default(), 130).unwrap();
     let names: Vec<&str> = cases.iter().map(|case| case.kernel.name()).collect();
-    for name in
-        ["embed", "norm_matvec", "attention_decode", "qk_norm_rope", "matmul", "matmul_swiglu", "argmax"]
-    {
+    for name in [
+        "embed",
+        "norm_matvec",
+        "qk_norm_rope_attention",
+        "qk_norm_rope",
+        "matmul",
+        "matmul_swiglu",
+        "argmax",
+    ] {
         assert!(names.contains(&name), "no {name} among {names:?}");
     }
     let shapes: Vec<String> = cases.iter().map(|case| case.kernel.shape()).collect();

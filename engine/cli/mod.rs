@@ -230,8 +230,9 @@ impl ModelArgs {
 /// Which fusion rules are on: the flag of the subcommands that run one choice of them.
 #[derive(Args)]
 struct RuleArgs {
-    /// Switch off a fusion rule: matmul-swiglu, norm-matvec, matvec-add, add-rms-norm, qk-norm-rope or `all` of
-    /// them; or rms-norm, which makes RMSNorm itself a chain of elementary kernels. May be given several times
+    /// Switch off a fusion rule: matmul-swiglu, norm-matvec, matvec-add, add-rms-norm, qk-norm-rope-attention,
+    /// qk-norm-rope or `all` of them; or rms-norm, which makes RMSNorm itself a chain of elementary kernels. May
+    /// be given several times
     #[arg(long, value_name = "RULE")]
     no_fuse: Vec<String>,
 }

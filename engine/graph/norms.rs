@@ -10,6 +10,7 @@ use crate::kernels::norm_matvec::NormMatvec;
 use crate::kernels::norm_matvec_swiglu::NormMatvecSwiglu;
 use crate::kernels::qk_norm::QkNorm;
 use crate::kernels::qk_norm_rope::QkNormRope;
+use crate::kernels::qk_norm_rope_attention::QkNormRopeAttention;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::row_mean::RowMean;
 use crate::kernels::unary::{Operation, Unary};
@@ -33,7 +34,7 @@ impl Graph {
 fn norms(op: &Op) -> usize {
     let taken_in = is::<NormMatvecSwiglu>(op) || kernel::<NormMatvec>(op).is_some_and(|op| op.row0 == 0);
     let one = is::<RmsNorm>(op) || is::<AddRmsNorm>(op) || is::<RowMean>(op) || taken_in;
-    let two = is::<QkNorm>(op) || is::<QkNormRope>(op);
+    let two = is::<QkNorm>(op) || is::<QkNormRope>(op) || is::<QkNormRopeAttention>(op);
     usize::from(one) + 2 * usize::from(two)
 }
 

@@ -30,7 +30,7 @@ pub fn cases(checkpoint: &Checkpoint, gpu: &Gpu, options: &LoadOptions, prompt: 
     steps.dedup();
     let mut cases = Vec::new();
     for tokens in steps {
-        let shape = StepShape { tokens, context, kv: options.kv.dtype(), logits: Logits::Last };
+        let shape = StepShape { tokens, context, kv: options.kv.dtype(), logits: Logits::Last, batch: None };
         let (tensors, ops) = Model::graph(checkpoint, gpu, options, shape)?.into_parts();
         let position = if tokens == 1 { DECODE_POSITION.min(context - 1) } else { 0 };
         let vocab = checkpoint.config().vocab_size;

@@ -2,7 +2,7 @@
 //! grouped-query attention of any number of tokens over the KV cache.
 //!
 //! Fuses scores, mask, softmax and weighted sum: no `[T, H, S]` leaves the workgroup. `attention_decode`
-//! takes the single token of a decode step.
+//! takes a few tokens, or a batch.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -66,13 +66,13 @@ impl Attention {
         query_heads: usize,
     ) -> Self {
         let &[tokens, stride] = tensors[q].shape.dims() else { panic!("attention takes [T, stride]") };
-        let cache = Cache::new(tensors, k_cache, v_cache, tokens);
+        let cache = Cache::new(tensors, [k_cache, v_cache], position, tokens);
         let Cache { kv_heads, head_dim, .. } = cache;
         assert!(matches!(head_dim, 32 | 64 | 128), "attention has no tile for Dh {head_dim}");
         assert!(query_heads.is_multiple_of(kv_heads), "{kv_heads} kv heads serve {query_heads} query heads");
         assert!(query_heads * head_dim <= stride && stride.is_multiple_of(4), "a row of q is {stride} values");
         tensors.expect(q, [tokens, stride], DType::F32);
-        tensors.expect(position, [1], DType::U32);
+        assert!(!cache.places.batch, "attention takes one sequence");
         tensors.expect(out, [tokens, query_heads * head_dim], DType::F32);
         Self { q, k_cache, v_cache, position, out, query_heads, tokens, stride, cache }
     }
@@ -129,40 +129,21 @@ impl Kernel for Attention {
 
     fn cost(&self, position: usize) -> Cost {
         let rows = (self.tokens * self.query_heads * self.cache.head_dim) as u64;
-        let first = self.cache.clamp(position, self.tokens);
-        // Token t sees first + t + 1 keys: half of what all of them see, twice.
-        let seen_twice = (2 * first + self.tokens + 1) as u64;
+        let pairs = self.cache.pairs(position) * self.query_heads * self.cache.head_dim;
         Cost {
-            read: 4 * rows + 2 * self.cache.bytes(first + self.tokens) + 4,
+            read: 4 * rows + 2 * self.cache.bytes(self.cache.keys_read(position)) + 4,
             written: 4 * rows,
-            flops: 2 * rows * seen_twice,
+            flops: 4 * pairs as u64,
         }
     }
 
     fn reference(&self, memory: &mut Memory) {
-        let Cache { kv_heads, capacity, head_dim, .. } = self.cache;
         memory.update(self.out, |memory, out| {
-            let (k, v) = (memory.read(self.k_cache), memory.read(self.v_cache));
-            let first = self.cache.first(memory.read(self.position), self.tokens);
-            for t in 0..self.tokens {
-                for h in 0..self.query_heads {
-                    let q = &memory.read(self.q)[t * self.stride + h * head_dim..][..head_dim];
-                    let cached = h / (self.query_heads / kv_heads) * capacity * head_dim;
-                    let dot = |s: usize| -> f64 {
-                        (0..head_dim).map(|d| q[d] * k[cached + s * head_dim + d]).sum()
-                    };
-                    let scores: Vec<f64> =
-                        (0..=first + t).map(|s| dot(s) / (head_dim as f64).sqrt()).collect();
-                    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let total: f64 = scores.iter().map(|score| (score - top).exp()).sum();
-                    for d in 0..head_dim {
-                        let weighted = scores.iter().enumerate().map(|(s, score)| {
-                            (score - top).exp() / total * v[cached + s * head_dim + d]
-                        });
-                        out[(t * self.query_heads + h) * head_dim + d] = weighted.sum();
-                    }
-                }
-            }
+            let cache = [self.k_cache, self.v_cache, self.position];
+            self.cache.attend(memory, cache, self.query_heads, out, |[t, h]| {
+                let head_dim = self.cache.head_dim;
+                memory.read(self.q)[t * self.stride + h * head_dim..][..head_dim].to_vec()
+            });
         });
     }
 }

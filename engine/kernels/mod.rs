@@ -9,7 +9,9 @@
 
 mod cache;
 mod case;
+mod heads;
 mod memory;
+mod place;
 mod rows;
 mod source;
 mod window;
@@ -60,6 +62,7 @@ kernels! {
     norm_matvec_swiglu
     qk_norm
     qk_norm_rope
+    qk_norm_rope_attention
     rms_norm
     rope
     row_mean

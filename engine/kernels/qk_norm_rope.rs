@@ -7,6 +7,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::cache::Cache;
+use super::heads::Projection;
+use super::place::{PAST, RAGGED, Rows};
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -21,17 +23,17 @@ pub struct QkNormRope {
     pub k_weight: TensorId,
     /// Cosines, then sines of every position, `[S, Dh]` f32.
     pub table: TensorId,
-    /// Tokens cached before this step, `[1]` u32; clamped to `S - T`.
+    /// Tokens cached before this step, `[1]` u32, or (position, slot) of each row of a batch, `[T, 2]` u32;
+    /// clamped to the cache.
     pub position: TensorId,
     /// Queries ready for attention, `[T, H * Dh]` f32.
     pub q: TensorId,
-    /// Keys, `[Hkv, S, Dh]` f16 or f32.
+    /// Keys, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`, f16 or f32.
     pub k_cache: TensorId,
     /// Values, like the keys.
     pub v_cache: TensorId,
     /// Added to the mean of squares.
     pub eps: f32,
-    tokens: usize,
     query_heads: usize,
     cache: Cache,
 }
@@ -42,11 +44,12 @@ struct Params {
     tokens: u32,
     query_heads: u32,
     kv_heads: u32,
+    slots: u32,
     capacity: u32,
     eps: f32,
 }
 
-const _: () = assert!(size_of::<Params>() == 20);
+const _: () = assert!(size_of::<Params>() == 24);
 
 impl QkNormRope {
     /// Returns the preparation of `qkv` for attention: queries into `q`, keys and values into the cache.
@@ -67,7 +70,7 @@ impl QkNormRope {
         eps: f32,
     ) -> Self {
         let &[tokens, columns] = tensors[q].shape.dims() else { panic!("qk_norm_rope gives [T, columns]") };
-        let cache = Cache::new(tensors, k_cache, v_cache, tokens);
+        let cache = Cache::new(tensors, [k_cache, v_cache], position, tokens);
         let Cache { kv_heads, capacity, head_dim, .. } = cache;
         assert!(32usize.is_multiple_of(head_dim / 8), "qk_norm_rope shares workgroups among heads: Dh {head_dim}");
         let query_heads = columns / head_dim;
@@ -75,7 +78,6 @@ impl QkNormRope {
         tensors.expect(q_weight, [head_dim], DType::F32);
         tensors.expect(k_weight, [head_dim], DType::F32);
         tensors.expect(table, [capacity, head_dim], DType::F32);
-        tensors.expect(position, [1], DType::U32);
         tensors.expect(q, [tokens, query_heads * head_dim], DType::F32);
         Self {
             qkv,
@@ -87,34 +89,22 @@ impl QkNormRope {
             k_cache,
             v_cache,
             eps,
-            tokens,
             query_heads,
             cache,
         }
+    }
+
+    fn tokens(&self) -> usize {
+        self.cache.places.tokens
     }
 
     fn heads(&self) -> usize {
         self.query_heads + 2 * self.cache.kv_heads
     }
 
-    /// Returns head `h` of token `t`, normalised with `weight` and turned.
-    fn prepared(&self, memory: &Memory, [t, h]: [usize; 2], weight: TensorId) -> Vec<f64> {
-        let head_dim = self.cache.head_dim;
-        let x = &memory.read(self.qkv)[(t * self.heads() + h) * head_dim..][..head_dim];
-        let mean = x.iter().map(|v| v * v).sum::<f64>() / head_dim as f64;
-        let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
-        let weight = memory.read(weight);
-        let x: Vec<f64> = (0..head_dim).map(|d| x[d] * weight[d] * scale).collect();
-        let first = self.cache.first(memory.read(self.position), self.tokens);
-        let turn = &memory.read(self.table)[(first + t) * head_dim..];
-        let half = head_dim / 2;
-        let mut out = vec![0.0; head_dim];
-        for j in 0..half {
-            let (cos, sin) = (turn[j], turn[half + j]);
-            out[j] = x[j] * cos - x[half + j] * sin;
-            out[half + j] = x[half + j] * cos + x[j] * sin;
-        }
-        out
+    fn projection(&self) -> Projection {
+        let Self { qkv, q_weight, k_weight, table, position, eps, query_heads, cache, .. } = *self;
+        Projection { qkv, q_weight, k_weight, table, position, eps, query_heads, cache }
     }
 }
 
@@ -124,7 +114,7 @@ impl Kernel for QkNormRope {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("qk_norm_rope.wgsl"), fragment!("lib/head_sum.wgsl"), self.cache.fragment(tier)]
+        vec![fragment!("qk_norm_rope.wgsl"), fragment!("lib/head_sum.wgsl"), self.cache.fragment(tier), self.cache.places.fragment()]
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -141,7 +131,7 @@ impl Kernel for QkNormRope {
     }
 
     fn shape(&self) -> String {
-        format!("T {}, H {}, {}", self.tokens, self.query_heads, self.cache)
+        format!("T {}, H {}, {}", self.tokens(), self.query_heads, self.cache)
     }
 
     fn tunables(&self) -> Vec<Tunable> {
@@ -151,9 +141,10 @@ impl Kernel for QkNormRope {
     fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let wg = choice.of(&self.tunables()[0]);
         let params = Params {
-            tokens: dim(self.tokens),
+            tokens: dim(self.tokens()),
             query_heads: dim(self.query_heads),
             kv_heads: dim(self.cache.kv_heads),
+            slots: dim(self.cache.slots),
             capacity: dim(self.cache.capacity),
             eps: self.eps,
         };
@@ -161,54 +152,39 @@ impl Kernel for QkNormRope {
         Dispatch {
             overrides: vec![("WG", f64::from(wg)), ("LANES", lanes as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim((self.tokens * self.heads() * lanes).div_ceil(wg as usize)), 1, 1],
+            grid: [dim((self.tokens() * self.heads() * lanes).div_ceil(wg as usize)), 1, 1],
         }
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        let head = (self.tokens * self.cache.head_dim) as u64;
+        let head = (self.tokens() * self.cache.head_dim) as u64;
         let queries = head * self.query_heads as u64;
         let keys = head * self.cache.kv_heads as u64;
         let weights = 2 * self.cache.head_dim as u64;
         Cost {
-            // q, k and v of qkv, a row of the table for each token, both norms, the position.
-            read: 4 * (queries + 2 * keys + head + weights + 1),
-            written: 4 * queries + 2 * self.cache.bytes(self.tokens),
+            // q, k and v of qkv, a row of the table for each token, both norms.
+            read: 4 * (queries + 2 * keys + head + weights) + self.cache.places.bytes(),
+            written: 4 * queries + 2 * self.cache.bytes(self.tokens()),
             flops: 7 * (queries + keys),
         }
     }
 
     fn reference(&self, memory: &mut Memory) {
-        let Cache { kv_heads, capacity, head_dim, .. } = self.cache;
-        let first = self.cache.first(memory.read(self.position), self.tokens);
-        let tokens_of = |heads| (0..self.tokens).flat_map(move |t| (0..heads).map(move |h| [t, h]));
+        let projection = self.projection();
         memory.update(self.q, |memory, q| {
-            for [t, h] in tokens_of(self.query_heads) {
-                let to = &mut q[(t * self.query_heads + h) * head_dim..][..head_dim];
-                to.copy_from_slice(&self.prepared(memory, [t, h], self.q_weight));
+            for (row, to) in q.chunks_mut(self.cache.head_dim).enumerate() {
+                to.copy_from_slice(&projection.query(memory, [row / self.query_heads, row % self.query_heads]));
             }
         });
-        memory.update(self.k_cache, |memory, k_cache| {
-            for [t, h] in tokens_of(kv_heads) {
-                let to = &mut k_cache[(h * capacity + first + t) * head_dim..][..head_dim];
-                to.copy_from_slice(&self.prepared(memory, [t, self.query_heads + h], self.k_weight));
-            }
-        });
-        memory.update(self.v_cache, |memory, v_cache| {
-            for [t, h] in tokens_of(kv_heads) {
-                let head = self.query_heads + kv_heads + h;
-                let from = &memory.read(self.qkv)[(t * self.heads() + head) * head_dim..][..head_dim];
-                v_cache[(h * capacity + first + t) * head_dim..][..head_dim].copy_from_slice(from);
-            }
-        });
+        projection.append(memory, self.k_cache, self.v_cache);
     }
 }
 
 /// OpenELM's heads for one token and a prefill, in either cache, and the ends of the cache.
 pub fn cases() -> Vec<Case> {
-    type Step = [usize; 3];
-    let case = |label: &str, [tokens, position, s]: Step, [h, hkv, dh]: Step, dtype, fill: Fill, bench| {
-        let label = format!("{label}, T {tokens} at {position} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}");
+    let case = |label: &str, (rows, s): (Rows, usize), heads: [usize; 3], dtype, fill: Fill, bench| {
+        let ([h, hkv, dh], tokens) = (heads, rows.tokens());
+        let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}");
         let mut case = CaseBuilder::new(label);
         if bench {
             case = case.benched();
@@ -218,10 +194,10 @@ pub fn cases() -> Vec<Case> {
         let k_weight = case.tensor("k_weight", [dh], DType::F32, Fill::Uniform(1.5));
         // Any numbers turn a pair alike; that no cosine equals another shows a wrong row or column.
         let table = case.tensor("table", [s, dh], DType::F32, Fill::Uniform(1.0));
-        let position = case.tensor("position", [1], DType::U32, Fill::Values(vec![position as f64]));
+        let position = rows.position(&mut case);
         let q = case.tensor("q", [tokens, h * dh], DType::F32, Fill::Zero);
-        let k_cache = case.tensor("k_cache", [hkv, s, dh], dtype, Fill::Uniform(1.0));
-        let v_cache = case.tensor("v_cache", [hkv, s, dh], dtype, Fill::Uniform(1.0));
+        let k_cache = case.tensor("k_cache", rows.cache([hkv, s, dh]), dtype, Fill::Uniform(1.0));
+        let v_cache = case.tensor("v_cache", rows.cache([hkv, s, dh]), dtype, Fill::Uniform(1.0));
         let kernel = QkNormRope::new(
             &case.tensors,
             qkv,
@@ -245,24 +221,26 @@ pub fn cases() -> Vec<Case> {
     };
     let mut cases = Vec::new();
     for dtype in [DType::F16, DType::F32] {
-        let mut push = |label: &str, step: Step, heads: Step, bench: bool| {
-            cases.push(case(label, step, heads, dtype, Fill::Uniform(2.0), bench));
+        let mut push = |label: &str, place: (Rows, usize), heads: [usize; 3], bench: bool| {
+            cases.push(case(label, place, heads, dtype, Fill::Uniform(2.0), bench));
         };
         for heads in [[12, 3, 64], [16, 4, 64], [20, 5, 64], [12, 3, 128], [24, 6, 128]] {
-            push("decode", [1, 511, 2048], heads, true);
-            push("prefill", [33, 0, 64], heads, true);
+            push("decode", (Rows::Sequence(1, 511), 2048), heads, true);
+            push("prefill", (Rows::Sequence(33, 0), 64), heads, true);
         }
         for heads in [[2, 1, 32], [4, 2, 32], [6, 3, 32]] {
-            push("fable", [5, 3, 37], heads, false);
+            push("fable", (Rows::Sequence(5, 3), 37), heads, false);
         }
-        push("first slot", [1, 0, 37], [2, 1, 32], false);
-        push("last slot", [1, 36, 37], [4, 2, 32], false);
-        push("chunk of a prefill", [7, 19, 37], [4, 1, 64], false);
-        push("the whole cache", [37, 0, 37], [4, 1, 64], false);
-        push("position past the cache is clamped", [3, 4_000_000_000, 37], [4, 2, 64], false);
+        push("first slot", (Rows::Sequence(1, 0), 37), [2, 1, 32], false);
+        push("last slot", (Rows::Sequence(1, 36), 37), [4, 2, 32], false);
+        push("chunk of a prefill", (Rows::Sequence(7, 19), 37), [4, 1, 64], false);
+        push("the whole cache", (Rows::Sequence(37, 0), 37), [4, 1, 64], false);
+        push("position past the cache is clamped", (Rows::Sequence(3, 4_000_000_000), 37), [4, 2, 64], false);
+        push("ragged", (RAGGED, 300), [4, 2, 64], false);
+        push("past the cache is clamped", (PAST, 37), [4, 2, 64], false);
     }
     let mut push = |label: &str, fill: Fill| {
-        cases.push(case(label, [3, 5, 37], [4, 2, 64], DType::F32, fill, false));
+        cases.push(case(label, (Rows::Sequence(3, 5), 37), [4, 2, 64], DType::F32, fill, false));
     };
     push("zero heads", Fill::Zero);
     push("mean far below eps", Fill::Uniform(1e-5));

@@ -1,10 +1,12 @@
-//! `(x[j], x[j + Dh/2])` turned by the angle `(position + t) * theta^(-2j / Dh)`: rotary embedding of
+//! `(x[j], x[j + Dh/2])` turned by the angle `place(t) * theta^(-2j / Dh)`: rotary embedding of
 //! queries and keys in the rotate-half (NeoX) layout.
 //!
 //! Not fused: `qk_norm_rope` saves the round trips from the norm and to the cache.
 
 use bytemuck::{Pod, Zeroable};
 
+use super::heads::turned;
+use super::place::{PAST, Places, RAGGED, Rows};
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -15,14 +17,14 @@ pub struct Rope {
     pub x: TensorId,
     /// Cosines, then sines of every position, `[S, Dh]` f32: see [`table`].
     pub table: TensorId,
-    /// Tokens cached before this step, `[1]` u32; clamped to `S - T`.
+    /// Tokens cached before this step, `[1]` u32, or (position, slot) of each row of a batch, `[T, 2]` u32;
+    /// clamped to the table.
     pub position: TensorId,
     /// Turned heads, `[T, heads * Dh]` f32.
     pub out: TensorId,
-    tokens: usize,
     heads: usize,
-    capacity: usize,
     head_dim: usize,
+    places: Places,
 }
 
 #[repr(C)]
@@ -31,9 +33,10 @@ struct Params {
     tokens: u32,
     heads: u32,
     capacity: u32,
+    slots: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 12);
+const _: () = assert!(size_of::<Params>() == 16);
 
 /// Returns the table `[S, Dh]`: row `s` holds the cosines, then the sines of `s * theta^(-2j / Dh)` for
 /// `j < Dh / 2`, computed in f64.
@@ -57,13 +60,12 @@ impl Rope {
         let &[tokens, columns] = tensors[x].shape.dims() else { panic!("rope takes [T, columns]") };
         let &[capacity, head_dim] = tensors[table].shape.dims() else { panic!("rope's table is [S, Dh]") };
         assert!(head_dim.is_multiple_of(8), "rope turns vectors of four: Dh {head_dim}");
-        assert!(tokens <= capacity, "a step of {tokens} tokens exceeds a table of {capacity}");
         let heads = columns / head_dim;
         tensors.expect(x, [tokens, heads * head_dim], DType::F32);
         tensors.expect(table, [capacity, head_dim], DType::F32);
-        tensors.expect(position, [1], DType::U32);
         tensors.expect(out, [tokens, heads * head_dim], DType::F32);
-        Self { x, table, position, out, tokens, heads, capacity, head_dim }
+        let places = Places::new(tensors, position, tokens, capacity);
+        Self { x, table, position, out, heads, head_dim, places }
     }
 }
 
@@ -73,7 +75,7 @@ impl Kernel for Rope {
     }
 
     fn source(&self, _tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("rope.wgsl")]
+        vec![fragment!("rope.wgsl"), self.places.fragment()]
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -86,7 +88,7 @@ impl Kernel for Rope {
     }
 
     fn shape(&self) -> String {
-        format!("T {}, heads {}, Dh {}", self.tokens, self.heads, self.head_dim)
+        format!("T {}, heads {}, Dh {}", self.places.tokens, self.heads, self.head_dim)
     }
 
     fn tunables(&self) -> Vec<Tunable> {
@@ -95,37 +97,29 @@ impl Kernel for Rope {
 
     fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let wg = choice.of(&self.tunables()[0]);
-        let params =
-            Params { tokens: dim(self.tokens), heads: dim(self.heads), capacity: dim(self.capacity) };
+        let Places { tokens, capacity, .. } = self.places;
+        let params = Params { tokens: dim(tokens), heads: dim(self.heads), capacity: dim(capacity), slots: 1 };
         let lanes = self.head_dim / 8;
         Dispatch {
             overrides: vec![("WG", f64::from(wg)), ("LANES", lanes as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim((self.tokens * self.heads * lanes).div_ceil(wg as usize)), 1, 1],
+            grid: [dim((tokens * self.heads * lanes).div_ceil(wg as usize)), 1, 1],
         }
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        let n = (self.tokens * self.heads * self.head_dim) as u64;
-        let table = (self.tokens * self.head_dim) as u64;
-        Cost { read: 4 * (n + table + 1), written: 4 * n, flops: 3 * n }
+        let table = (self.places.tokens * self.head_dim) as u64;
+        let n = self.heads as u64 * table;
+        Cost { read: 4 * (n + table) + self.places.bytes(), written: 4 * n, flops: 3 * n }
     }
 
     fn reference(&self, memory: &mut Memory) {
         memory.update(self.out, |memory, out| {
-            let (x, table) = (memory.read(self.x), memory.read(self.table));
-            let first = (memory.read(self.position)[0] as usize).min(self.capacity - self.tokens);
-            let half = self.head_dim / 2;
-            for t in 0..self.tokens {
-                let turn = &table[(first + t) * self.head_dim..];
-                for h in 0..self.heads {
-                    let at = (t * self.heads + h) * self.head_dim;
-                    for j in 0..half {
-                        let (cos, sin) = (turn[j], turn[half + j]);
-                        out[at + j] = x[at + j] * cos - x[at + half + j] * sin;
-                        out[at + half + j] = x[at + half + j] * cos + x[at + j] * sin;
-                    }
-                }
+            let (x, table, position) =
+                (memory.read(self.x), memory.read(self.table), memory.read(self.position));
+            for (row, (x, out)) in x.chunks(self.head_dim).zip(out.chunks_mut(self.head_dim)).enumerate() {
+                let place = self.places.place(position, row / self.heads);
+                out.copy_from_slice(&turned(x, &table[place * self.head_dim..][..self.head_dim]));
             }
         });
     }
@@ -133,14 +127,15 @@ impl Kernel for Rope {
 
 /// OpenELM's heads for one token and a prefill, and positions at either end of the table.
 pub fn cases() -> Vec<Case> {
-    let case = |label: &str, [tokens, position, s]: [usize; 3], [heads, dh]: [usize; 2], fill, bench| {
-        let mut case = CaseBuilder::new(format!("{label}, T {tokens} at {position}, heads {heads}, Dh {dh}"));
+    let case = |label: &str, (rows, s): (Rows, usize), [heads, dh]: [usize; 2], fill, bench| {
+        let tokens = rows.tokens();
+        let mut case = CaseBuilder::new(format!("{label}, {rows}, heads {heads}, Dh {dh}"));
         if bench {
             case = case.benched();
         }
         let x = case.tensor("x", [tokens, heads * dh], DType::F32, fill);
         let table = case.tensor("table", [s, dh], DType::F32, Fill::Values(table(s, dh, 10000.0)));
-        let position = case.tensor("position", [1], DType::U32, Fill::Values(vec![position as f64]));
+        let position = rows.position(&mut case);
         let out = case.tensor("out", [tokens, heads * dh], DType::F32, Fill::Zero);
         let kernel = Rope::new(&case.tensors, x, table, position, out);
         case.build(kernel, 1e-13, "two products and a sum in f32, each within 2^-24")
@@ -148,16 +143,18 @@ pub fn cases() -> Vec<Case> {
     let uniform = || Fill::Uniform(2.0);
     let mut cases = Vec::new();
     for heads in [[15, 64], [20, 64], [25, 64], [15, 128], [30, 128]] {
-        cases.push(case("decode", [1, 511, 2048], heads, uniform(), true));
-        cases.push(case("prefill", [33, 0, 2048], heads, uniform(), true));
+        cases.push(case("decode", (Rows::Sequence(1, 511), 2048), heads, uniform(), true));
+        cases.push(case("prefill", (Rows::Sequence(33, 0), 2048), heads, uniform(), true));
     }
     for heads in [[3, 32], [6, 32], [9, 32]] {
-        cases.push(case("fable", [5, 0, 256], heads, uniform(), false));
+        cases.push(case("fable", (Rows::Sequence(5, 0), 256), heads, uniform(), false));
     }
-    cases.push(case("first position", [1, 0, 37], [3, 64], uniform(), false));
-    cases.push(case("last position", [1, 36, 37], [3, 64], uniform(), false));
-    cases.push(case("chunk of a prefill", [7, 19, 37], [3, 64], uniform(), false));
-    cases.push(case("position past the table is clamped", [3, 4_000_000_000, 37], [3, 64], uniform(), false));
-    cases.push(case("magnitudes 2^-20 to 2^20", [3, 5, 37], [3, 64], Fill::Extreme, false));
+    cases.push(case("first position", (Rows::Sequence(1, 0), 37), [3, 64], uniform(), false));
+    cases.push(case("last position", (Rows::Sequence(1, 36), 37), [3, 64], uniform(), false));
+    cases.push(case("chunk of a prefill", (Rows::Sequence(7, 19), 37), [3, 64], uniform(), false));
+    cases.push(case("position past the table is clamped", (Rows::Sequence(3, 4_000_000_000), 37), [3, 64], uniform(), false));
+    cases.push(case("ragged", (RAGGED, 300), [3, 64], uniform(), false));
+    cases.push(case("past the table is clamped", (PAST, 37), [3, 64], uniform(), false));
+    cases.push(case("magnitudes 2^-20 to 2^20", (Rows::Sequence(3, 5), 37), [3, 64], Fill::Extreme, false));
     cases
 }

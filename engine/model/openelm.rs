@@ -36,7 +36,7 @@ use crate::tensor::{DType, Shape, TensorId};
 pub enum Logits {
     /// None: a chunk of a prompt that is not its last.
     None,
-    /// The last row, with its argmax written to `ids[0]` and to the history.
+    /// The last row, with its argmax written to `ids[0]` and to the history; of a batch every row, without it.
     Last,
     /// Every row.
     All,
@@ -45,7 +45,7 @@ pub enum Logits {
 /// What a step looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StepShape {
-    /// Tokens of the step, `T`.
+    /// Tokens of the step, `T`: of one sequence, or one of each sequence of a batch.
     pub tokens: usize,
     /// Capacity of the KV cache in tokens, `S`.
     pub context: usize,
@@ -53,6 +53,8 @@ pub struct StepShape {
     pub kv: DType,
     /// Which logits are wanted.
     pub logits: Logits,
+    /// Slots of the KV cache for a batch; none for one sequence.
+    pub batch: Option<usize>,
 }
 
 /// A weight tensor of the graph: a row range of a named weight.
@@ -73,14 +75,15 @@ pub struct Step {
     pub graph: Graph,
     /// Token ids, `[T]` u32.
     pub ids: TensorId,
-    /// Tokens cached before the step, `[1]` u32; a step that takes the argmax advances it.
+    /// Tokens cached before the step, `[1]` u32, which a step that takes the argmax advances; of a batch the
+    /// (position, slot) of each row, `[T, 2]` u32.
     pub position: TensorId,
     /// The token at each position that a step found, `[S + 1]` u32: at `p` the one whose key and value stand or
     /// will stand at `p`.
     pub history: TensorId,
     /// RoPE table, `[S, Dh]` f32: cosines, then sines.
     pub rope: TensorId,
-    /// K and V cache of each layer, `[Hkv, S, Dh]`.
+    /// K and V cache of each layer, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`.
     pub caches: Vec<[TensorId; 2]>,
     /// Logits, `[R, V]` f32 with `R` 1 or `T`.
     pub logits: Option<TensorId>,
@@ -104,7 +107,8 @@ impl<'a> Builder<'a> {
     fn new(config: &'a Config, layout: &'a Layout, shape: StepShape) -> Self {
         let mut graph = Graph::default();
         let ids = graph.tensor("ids", [shape.tokens], DType::U32, Role::State);
-        let position = graph.tensor("position", [1], DType::U32, Role::State);
+        let position: Shape = if shape.batch.is_some() { [shape.tokens, 2].into() } else { [1].into() };
+        let position = graph.tensor("position", position, DType::U32, Role::State);
         let history = graph.tensor("history", [shape.context + 1], DType::U32, Role::State);
         let rope = graph.tensor("rope", [shape.context, config.head_dim], DType::F32, Role::State);
         let (caches, weights) = (Vec::new(), Vec::new());
@@ -160,9 +164,13 @@ impl<'a> Builder<'a> {
         let kernel = Rope::new(graph.tensors(), normed, rope, position, rotated);
         graph.push(at("rope"), kernel);
 
-        let cache = [kv_heads, self.shape.context, head_dim];
+        let (context, dtype) = (self.shape.context, self.shape.kv);
+        let cache: Shape = match self.shape.batch {
+            Some(slots) => [slots, kv_heads, context, head_dim].into(),
+            None => [kv_heads, context, head_dim].into(),
+        };
         let [k, v] = ["k", "v"]
-            .map(|name| graph.tensor(at(&format!("cache.{name}")), cache, self.shape.kv, Role::State));
+            .map(|name| graph.tensor(at(&format!("cache.{name}")), cache.clone(), dtype, Role::State));
         let kernel = KvWrite::new(graph.tensors(), rotated, qkv, position, k, v, query_heads);
         graph.push(at("kv_write"), kernel);
         self.step.caches.push([k, v]);
@@ -176,7 +184,7 @@ impl<'a> Builder<'a> {
         let (position, [k, v]) = (self.step.position, self.step.caches[layer]);
         let graph = &mut self.step.graph;
         let mixed = graph.activation(at("mix"), [self.shape.tokens, heads * self.config.head_dim]);
-        if self.shape.tokens == 1 {
+        if self.shape.tokens <= FEW_TOKENS || self.shape.batch.is_some() {
             graph.push(at("mix"), AttentionDecode::new(graph.tensors(), q, k, v, position, mixed, heads));
         } else {
             graph.push(at("mix"), Attention::new(graph.tensors(), q, k, v, position, mixed, heads));
@@ -199,13 +207,14 @@ impl<'a> Builder<'a> {
     }
 
     fn head(&mut self, x: TensorId) {
-        let rows = if self.shape.logits == Logits::All { self.shape.tokens } else { 1 };
+        let batch = self.shape.batch.is_some();
+        let rows = if batch || self.shape.logits == Logits::All { self.shape.tokens } else { 1 };
         let normed = self.norm("head/norm", x, names::NORM, rows);
         let shape = [rows, self.config.vocab_size];
         let logits = self.step.graph.tensor("logits", shape, DType::F32, Role::State);
         self.matmul_into("head/logits", normed, names::EMBEDDING, logits);
         self.step.logits = Some(logits);
-        if self.shape.logits == Logits::Last {
+        if self.shape.logits == Logits::Last && !batch {
             let Step { ref graph, ids, position, history, .. } = self.step;
             let kernel = Argmax::last(graph.tensors(), logits, ids, position, history, self.shape.tokens);
             self.step.graph.push("head/argmax", kernel);
@@ -244,7 +253,7 @@ impl<'a> Builder<'a> {
         let tokens = self.step.graph.tensors()[x].shape.dims()[0];
         for (weight, rows) in self.weight(name) {
             let graph = &mut self.step.graph;
-            if tokens <= FEW_TOKENS {
+            if tokens <= FEW_TOKENS || self.shape.batch.is_some() {
                 let kernel = Matvec::new(graph.tensors(), x, weight, out, rows.start);
                 graph.push(label, kernel);
             } else {

@@ -75,7 +75,7 @@ impl Model {
         let context = model.config.max_context_length;
         let graph = |tokens| {
             let kv = model.kv.dtype();
-            model.step(StepShape { tokens, context, kv, logits: Logits::Last }).graph
+            model.step(StepShape { tokens, context, kv, logits: Logits::Last, batch: None }).graph
         };
         let prefill_chunk = model.chunk.min(context);
         let prefill_activation_bytes = plan::plan(&graph(prefill_chunk)).bytes();

@@ -39,7 +39,7 @@ pub struct Counts {
 impl Inner {
     /// Returns the graph of a step of `tokens` tokens.
     fn graph(&self, context: usize, tokens: usize, logits: Logits) -> Graph {
-        self.step(StepShape { tokens, context, kv: self.kv.dtype(), logits }).graph
+        self.step(StepShape { tokens, context, kv: self.kv.dtype(), logits, batch: None }).graph
     }
 
     /// Yields the graphs of a prefill of `tokens` tokens, one for each chunk, with the tokens before it.

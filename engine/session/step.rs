@@ -149,7 +149,13 @@ impl Steps {
         if self.built.len() > KEPT {
             self.built.retain(|&(tokens, _), _| tokens == 1);
         }
-        let step = model.step(StepShape { tokens, context: self.context, kv: model.kv.dtype(), logits });
+        let step = model.step(StepShape {
+            tokens,
+            context: self.context,
+            kv: model.kv.dtype(),
+            logits,
+            batch: None,
+        });
         let plan = plan::plan(&step.graph);
         let mut bound = Bound::activations(model, &step.graph, &plan)?;
         for part in &step.weights {

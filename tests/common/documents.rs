@@ -86,7 +86,8 @@ pub fn step(card: &Card, subject: &Subject, tokens: usize, position: usize) -> S
     let format: Format = subject.format.parse().unwrap();
     let checkpoint = Checkpoint::synthetic(size, 0);
     let layout = Layout::new(checkpoint.weights(), |_| format, 1 << 31);
-    let shape = StepShape { tokens, context: 2048, kv: KvFormat::F16.dtype(), logits: Logits::Last };
+    let shape =
+        StepShape { tokens, context: 2048, kv: KvFormat::F16.dtype(), logits: Logits::Last, batch: None };
     let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
     let fusion = subject.rules_off.iter().try_fold(Fusion::all(), |fusion, rule| fusion.without(rule));
     fusion.unwrap().apply(&mut graph);
@@ -163,7 +164,7 @@ pub fn ablation(card: &Card, size: Size, format: Format) -> Ablation {
     let rules: [(&str, &[&str]); 5] = [
         ("all on", &[]),
         ("without add-rms-norm", &["add-rms-norm"]),
-        ("without qk-norm-rope", &["qk-norm-rope"]),
+        ("without qk-norm-rope-attention", &["qk-norm-rope-attention"]),
         ("without matmul-swiglu", &["matmul-swiglu"]),
         ("all off", &["all"]),
     ];

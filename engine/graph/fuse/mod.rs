@@ -7,6 +7,7 @@ mod matmul_swiglu;
 mod matvec_add;
 mod norm_matvec;
 mod qk_norm_rope;
+mod qk_norm_rope_attention;
 
 use std::any::Any;
 use std::fmt;
@@ -26,14 +27,22 @@ pub enum Rule {
     MatvecAdd,
     /// Residual add and the RMSNorm that follows it: those that the two rules before leave, as in a prefill.
     AddRmsNorm,
-    /// q/k norm, RoPE and the write to the KV cache.
+    /// q/k norm, RoPE, the write to the KV cache and attention of a few rows.
+    QkNormRopeAttention,
+    /// q/k norm, RoPE and the write to the KV cache, where attention is a kernel of its own.
     QkNormRope,
 }
 
 impl Rule {
     /// Every rule, in the order in which they are applied.
-    pub const ALL: [Self; 5] =
-        [Self::MatmulSwiglu, Self::NormMatvec, Self::MatvecAdd, Self::AddRmsNorm, Self::QkNormRope];
+    pub const ALL: [Self; 6] = [
+        Self::MatmulSwiglu,
+        Self::NormMatvec,
+        Self::MatvecAdd,
+        Self::AddRmsNorm,
+        Self::QkNormRopeAttention,
+        Self::QkNormRope,
+    ];
 
     /// Replaces every place where the rule fits.
     fn apply(self, graph: &mut Graph) {
@@ -42,6 +51,7 @@ impl Rule {
             Self::NormMatvec => norm_matvec::apply(graph),
             Self::MatvecAdd => matvec_add::apply(graph),
             Self::AddRmsNorm => add_rms_norm::apply(graph),
+            Self::QkNormRopeAttention => qk_norm_rope_attention::apply(graph),
             Self::QkNormRope => qk_norm_rope::apply(graph),
         }
     }
@@ -54,6 +64,7 @@ impl fmt::Display for Rule {
             Self::NormMatvec => "norm-matvec",
             Self::MatvecAdd => "matvec-add",
             Self::AddRmsNorm => "add-rms-norm",
+            Self::QkNormRopeAttention => "qk-norm-rope-attention",
             Self::QkNormRope => "qk-norm-rope",
         })
     }

@@ -13,18 +13,35 @@ use crate::tensor::DType;
 pub(super) fn apply(graph: &mut Graph) {
     let mut index = 0;
     while index < graph.ops.len() {
-        fuse_qk_norm_rope_at(graph, index);
+        fuse_at(graph, index);
         index += 1;
     }
 }
 
-fn fuse_qk_norm_rope_at(graph: &mut Graph, index: usize) -> Option<()> {
+/// What stands between the qkv projection and attention, and where.
+pub(super) struct Chain {
+    pub(super) norm: QkNorm,
+    pub(super) rope: Rope,
+    pub(super) write: KvWrite,
+    /// Indices of these three.
+    pub(super) ops: [usize; 3],
+    /// Index of the attention that reads what they make.
+    pub(super) attention: usize,
+}
+
+/// Returns the chain that begins at `index`, if one does.
+pub(super) fn chain(graph: &Graph, index: usize) -> Option<Chain> {
     let norm = kernel::<QkNorm>(&graph.ops[index])?.clone();
     let (rope_index, rope) = graph.only_user::<Rope>(norm.out, index)?;
     let rope = rope.clone();
-    let [_, write_index, attention_index] = graph.users(rope.out)[..] else { return None };
+    let [_, write_index, attention] = graph.users(rope.out)[..] else { return None };
     let write = kernel::<KvWrite>(&graph.ops[write_index])?.clone();
-    let mix = &graph.ops[attention_index];
+    Some(Chain { norm, rope, write, ops: [index, rope_index, write_index], attention })
+}
+
+fn fuse_at(graph: &mut Graph, index: usize) -> Option<()> {
+    let Chain { norm, rope, write, ops, attention } = chain(graph, index)?;
+    let mix = &graph.ops[attention];
     let decode = kernel::<AttentionDecode>(mix).map(|mix| mix.out);
     let out = decode.or(kernel::<Attention>(mix).map(|mix| mix.out))?;
 
@@ -45,12 +62,12 @@ fn fuse_qk_norm_rope_at(graph: &mut Graph, index: usize) -> Option<()> {
         norm.eps,
     );
     let (k, v, position, heads) = (write.k_cache, write.v_cache, write.position, norm.query_heads);
-    graph.ops[attention_index].kernel = if decode.is_some() {
+    graph.ops[attention].kernel = if decode.is_some() {
         Box::new(AttentionDecode::new(tensors, q, k, v, position, out, heads))
     } else {
         Box::new(Attention::new(tensors, q, k, v, position, out, heads))
     };
     let label = graph.ops[index].label.clone() + "_rope";
-    graph.replace(&[index, rope_index, write_index], Op { label, kernel: Box::new(fused) });
+    graph.replace(&ops, Op { label, kernel: Box::new(fused) });
     Some(())
 }

@@ -1,0 +1,38 @@
+//! q/k norm, RoPE, the write to the KV cache and attention of a few rows.
+
+use super::qk_norm_rope::{Chain, chain};
+use crate::graph::{Graph, Op, kernel};
+use crate::kernels::attention_decode::AttentionDecode;
+use crate::kernels::qk_norm_rope_attention::QkNormRopeAttention;
+
+/// All between the qkv projection and the output projection of a decode step in one launch: no query leaves it,
+/// and the step's own keys and values need not come back from the cache.
+pub(super) fn apply(graph: &mut Graph) {
+    let mut index = 0;
+    while index < graph.ops.len() {
+        if let Some((replaced, fused)) = match_decode(graph, index) {
+            let label = graph.ops[replaced[3]].label.clone();
+            graph.replace(&replaced, Op { label, kernel: Box::new(fused) });
+        }
+        index += 1;
+    }
+}
+
+fn match_decode(graph: &Graph, index: usize) -> Option<([usize; 4], QkNormRopeAttention)> {
+    let Chain { norm, rope, write, ops: [norm_index, rope_index, write_index], attention } =
+        chain(graph, index)?;
+    let mix = kernel::<AttentionDecode>(&graph.ops[attention])?;
+    let fused = QkNormRopeAttention::new(
+        graph.tensors(),
+        norm.qkv,
+        norm.q_weight,
+        norm.k_weight,
+        rope.table,
+        rope.position,
+        write.k_cache,
+        write.v_cache,
+        mix.out,
+        norm.eps,
+    );
+    Some(([norm_index, rope_index, write_index, attention], fused))
+}

@@ -1,0 +1,56 @@
+// Attention of one query head over keys begin..end by a workgroup, with online softmax in chunks of WG keys.
+// Every invocation must call; the first COLS get the result, each a vector of it. The kernel defines what
+// it looks at: `View`; `score_parts`, which leaves 4 partial scores of each key of a chunk in `parts`; and
+// `add_values`, which adds an invocation's share of the chunk's values by their `weights`.
+// 4 neighbouring invocations share a key and interleave its vectors, so that a load touches whole 32-byte
+// sectors and no head is staged; then each invocation owns the score of one key. For V, COLS neighbours load
+// a row together; each keeps one vector of the output for its share of the keys, and shares meet once, at
+// the end. A chunk costs 2 barriers and one maximum (reduce_max of the tier).
+// f32 throughout; the running maximum keeps every exponent <= 0.
+
+const LOWEST: f32 = -3e38; // below every score; a difference of two never overflows to NaN
+
+// The largest score, the sum of all weights relative to it, and the sum of values by weights; LOWEST and
+// zeros of no keys.
+struct Weighted {
+    top: f32,
+    total: f32,
+    sum: vec4<f32>,
+}
+
+// [WG keys, 4] partial scores, read by the key's owner; then [4, WG / COLS, COLS] outputs, by the first COLS.
+var<workgroup> parts: array<f32, 4u * WG>;
+var<workgroup> weights: array<f32, WG>; // of the chunk's keys, by their owners, for all; then totals
+
+fn attend(view: View, begin: u32, end: u32, at: Invocation) -> Weighted {
+    var mix = Weighted(LOWEST, 0.0, vec4<f32>(0.0));
+    for (var first = begin; first < end; first += WG) {
+        let count = min(WG, end - first);
+        score_parts(view, first, count, at.index);
+        workgroupBarrier();
+        var score = LOWEST;
+        if at.index < count {
+            let part = 4u * at.index;
+            score = (parts[part] + parts[part + 1u] + parts[part + 2u] + parts[part + 3u]) * params.scale;
+        }
+        let top = max(mix.top, reduce_max(score, at));
+        let decay = exp2(mix.top - top);
+        weights[at.index] = exp2(score - top);
+        workgroupBarrier();
+        mix = add_values(view, first, count, Weighted(top, mix.total * decay, mix.sum * decay), at.index);
+    }
+    workgroupBarrier(); // weights are used up
+    parts[at.index] = mix.sum.x;
+    parts[at.index + WG] = mix.sum.y;
+    parts[at.index + 2u * WG] = mix.sum.z;
+    parts[at.index + 3u * WG] = mix.sum.w;
+    weights[at.index] = mix.total;
+    workgroupBarrier();
+    if at.index < COLS {
+        for (var i = at.index + COLS; i < WG; i += COLS) {
+            mix.sum += vec4<f32>(parts[i], parts[i + WG], parts[i + 2u * WG], parts[i + 3u * WG]);
+            mix.total += weights[i];
+        }
+    }
+    return mix;
+}

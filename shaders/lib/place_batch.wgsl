@@ -1,0 +1,16 @@
+// Where the rows of a batch stand in the KV cache: each in a sequence of its own, at (position, slot) of
+// `position`, clamped to the cache. place_sequence.wgsl defines the same names.
+
+fn place(t: u32) -> u32 {
+    return min(position[2u * t], params.capacity - 1u);
+}
+
+// The part of the cache that holds the row's sequence.
+fn slot(t: u32) -> u32 {
+    return min(position[2u * t + 1u], params.slots - 1u);
+}
+
+// Rows of this step that row t sees: itself.
+fn seen(t: u32) -> u32 {
+    return 1u;
+}

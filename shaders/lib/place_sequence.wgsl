@@ -1,0 +1,16 @@
+// Where the rows of a step stand in the KV cache: behind each other in one sequence, from `position[0]` on.
+// A step that would leave the cache is moved to its end. place_batch.wgsl defines the same names.
+
+fn place(t: u32) -> u32 {
+    return min(position[0], params.capacity - params.tokens) + t;
+}
+
+// The part of the cache that holds the row's sequence.
+fn slot(t: u32) -> u32 {
+    return 0u;
+}
+
+// Rows of this step that row t sees, itself the last; they stand right before each other.
+fn seen(t: u32) -> u32 {
+    return t + 1u;
+}

@@ -1,0 +1,167 @@
+// Everything between the qkv projection and the output projection, for a few rows, in one dispatch.
+//   query = rope(norm(qkv[t,h,:]) * q_weight)                          h < H
+//   k_cache[h,place(t),:] = rope(norm(qkv[t,H+h,:]) * k_weight);   v_cache[h,place(t),:] = qkv[t,H+Hkv+h,:]
+//   out[t,h,:] = sum_s softmax_s(query . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= place(t), G = H / Hkv
+// One workgroup for each query head of each row. Dispatches are ordered, workgroups are not: what this step
+// adds to the cache is not there yet. So each workgroup makes the keys and values of all rows that its row sees
+// (`seen`, at most 8) along with its query; one query head of a group writes the row's to the cache. No cached
+// row is both written and read here. What is made goes through workgroup memory as the cache's words: rounded
+// and widened again in registers, drivers may skip both (Mesa does).
+// LANES invocations prepare a head as in qk_norm.wgsl and rope.wgsl; then lib/attend.wgsl. In a chunk cached
+// keys come first, then this step's, each with its loop: in order, so that bits are the same as if all had
+// been cached, and without a branch around the loads of the first.
+// Saves a launch and the round trip of q against qk_norm_rope.wgsl, three launches against primitive kernels.
+// All 8 storage buffers of WebGPU's default limits are in use.
+
+override WG: u32 = 256;
+override LANES: u32 = 8; // Dh / 8
+override COLS: u32 = 16; // Dh / 4
+
+const FEW_TOKENS: u32 = 8; // of engine/kernels/mod.rs
+
+struct Params {
+    tokens: u32, // T
+    query_heads: u32, // H
+    kv_heads: u32, // Hkv
+    slots: u32,
+    capacity: u32, // S
+    scale: f32, // log2(e) / sqrt(Dh): the softmax is in powers of two
+    eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>; // [T, H + 2 Hkv, Dh / 4]
+@group(0) @binding(2) var<storage, read> q_weight: array<vec4<f32>>; // [Dh / 4]
+@group(0) @binding(3) var<storage, read> k_weight: array<vec4<f32>>; // [Dh / 4]
+@group(0) @binding(4) var<storage, read> table: array<vec4<f32>>; // [S, Dh / 4]: cosines, then sines
+@group(0) @binding(5) var<storage, read> position: array<u32>; // [1], of a batch [T, 2]
+@group(0) @binding(6) var<storage, read_write> k_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
+@group(0) @binding(7) var<storage, read_write> v_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
+@group(0) @binding(8) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4]
+
+var<workgroup> scratch: array<f32, WG>; // of head_sum and reduce_max
+var<workgroup> query: array<vec4<f32>, COLS>; // prepared by the first LANES; read by all
+var<workgroup> fresh_keys: array<Kv4, FEW_TOKENS * COLS>; // of the rows seen; read by all
+var<workgroup> fresh_values: array<Kv4, FEW_TOKENS * COLS>; // the same
+
+// What a workgroup looks at.
+struct View {
+    t: u32,
+    head: u32,
+    kv_head: u32,
+    cache: u32, // where the keys of the head begin
+    cached: u32, // keys before those of this step
+    writes: bool, // whether this workgroup appends the row to the cache
+}
+
+// Where head number `head` of a row begins in qkv.
+fn packed(row: u32, head: u32) -> u32 {
+    return (row * (params.query_heads + 2u * params.kv_heads) + head) * COLS;
+}
+
+// Takes the values of the rows seen.
+fn take_values(view: View, index: u32) {
+    for (var i = index; i < seen(view.t) * COLS; i += WG) {
+        let row = view.t + 1u + i / COLS - seen(view.t);
+        let head = packed(row, params.query_heads + params.kv_heads + view.kv_head);
+        let value = kv_store(qkv[head + i % COLS]);
+        fresh_values[i] = value;
+        if view.writes && row == view.t {
+            v_cache[view.cache + place(row) * COLS + i % COLS] = value;
+        }
+    }
+}
+
+// Norm and rotation of the query and of the keys seen: head 0 is the query, head i the (i-1)-th key.
+fn prepare(view: View, index: u32) {
+    let lane = index % LANES;
+    let heads = seen(view.t) + 1u;
+    for (var first = 0u; first < heads; first += WG / LANES) {
+        let wanted = first + index / LANES;
+        let i = min(wanted, heads - 1u); // past the end: repeats the last, stores nothing
+        let is_query = i == 0u;
+        let row = select(view.t + i - seen(view.t), view.t, is_query);
+        let source = packed(row, select(params.query_heads + view.kv_head, view.head, is_query)) + lane;
+        var low = qkv[source];
+        var high = qkv[source + LANES];
+        let squares = head_sum(dot(low, low) + dot(high, high), index);
+        let scale = inverseSqrt(squares / f32(8u * LANES) + params.eps);
+        low = low * select(k_weight[lane], q_weight[lane], is_query) * scale;
+        high = high * select(k_weight[lane + LANES], q_weight[lane + LANES], is_query) * scale;
+        let angle = place(row) * COLS + lane;
+        let cosine = table[angle];
+        let sine = table[angle + LANES];
+        let turned_low = low * cosine - high * sine;
+        let turned_high = high * cosine + low * sine;
+        if wanted == i && is_query {
+            query[lane] = turned_low;
+            query[lane + LANES] = turned_high;
+        } else if wanted == i {
+            let rounded_low = kv_store(turned_low);
+            let rounded_high = kv_store(turned_high);
+            fresh_keys[(i - 1u) * COLS + lane] = rounded_low;
+            fresh_keys[(i - 1u) * COLS + lane + LANES] = rounded_high;
+            if view.writes && row == view.t {
+                let to = view.cache + place(row) * COLS + lane;
+                k_cache[to] = rounded_low;
+                k_cache[to + LANES] = rounded_high;
+            }
+        }
+        workgroupBarrier(); // scratch is used up; in the end, all is there
+    }
+}
+
+fn score_parts(view: View, first: u32, count: u32, index: u32) {
+    let cached = clamp(view.cached, first, first + count) - first;
+    var i = index;
+    for (; i < 4u * cached; i += WG) {
+        let key = view.cache + (first + i / 4u) * COLS;
+        var part = 0.0;
+        for (var d = i % 4u; d < COLS; d += 4u) {
+            part += dot(query[d], kv_load(k_cache[key + d]));
+        }
+        parts[i] = part;
+    }
+    for (; i < 4u * count; i += WG) {
+        let key = (first + i / 4u - view.cached) * COLS;
+        var part = 0.0;
+        for (var d = i % 4u; d < COLS; d += 4u) {
+            part += dot(query[d], kv_load(fresh_keys[key + d]));
+        }
+        parts[i] = part;
+    }
+}
+
+fn add_values(view: View, first: u32, count: u32, before: Weighted, index: u32) -> Weighted {
+    var mix = before;
+    let cached = clamp(view.cached, first, first + count) - first;
+    let c = index % COLS;
+    let value = view.cache + first * COLS + c;
+    var i = index / COLS;
+    for (; i < cached; i += WG / COLS) {
+        mix.total += weights[i];
+        mix.sum += weights[i] * kv_load(v_cache[value + i * COLS]);
+    }
+    for (; i < count; i += WG / COLS) {
+        mix.total += weights[i];
+        mix.sum += weights[i] * kv_load(fresh_values[(first + i - view.cached) * COLS + c]);
+    }
+    return mix;
+}
+
+// Called by `main` of lib/reduce_*.wgsl.
+fn run(at: Invocation) {
+    let head = at.group.x;
+    let t = at.group.y;
+    let members = params.query_heads / params.kv_heads;
+    let kv_head = head / members;
+    let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * COLS;
+    let keys = place(t) + 1u;
+    let view = View(t, head, kv_head, cache, keys - seen(t), head % members == 0u);
+    take_values(view, at.index);
+    prepare(view, at.index);
+    let mix = attend(view, 0u, keys, at);
+    if at.index < COLS {
+        out[(t * params.query_heads + head) * COLS + at.index] = mix.sum / mix.total;
+    }
+}
