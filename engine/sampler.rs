@@ -3,16 +3,19 @@
 //! The order is that of Hugging Face's `generate`: repeat penalty, temperature, top-k, top-p, min-p, each
 //! on what the one before left over. (llama.cpp has the same filters but applies the temperature last, so
 //! its top-p and min-p keep other tokens when the temperature is not 1.) Equal logits rank by the lower id.
-//! Randomness is a function of the seed and of how many tokens were drawn.
+//! What is left is drawn from in the order of the ids, by a random number that is a function of the seed and of
+//! the position of the token: the kernel `sample` chooses the same token but for rounding at a boundary.
 
 use std::cmp::Ordering;
 
 use crate::error::{Error, Result};
+use crate::kernels::draw::{Options, divisor, penalized};
+use crate::kernels::threefry::random;
 
 /// How tokens are chosen; the default is greedy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerOptions {
-    /// Divides the logits; 0 takes the likeliest token.
+    /// Divides the logits, limited to 2^-120 to 2^120; 0 takes the likeliest token.
     pub temperature: f32,
     /// Keeps this many of the likeliest tokens; 0 keeps all.
     pub top_k: usize,
@@ -20,7 +23,8 @@ pub struct SamplerOptions {
     pub top_p: f32,
     /// Keeps tokens at least this share as likely as the likeliest; 0 keeps all.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens that occurred; 1 changes nothing.
+    /// Divides positive and multiplies negative logits of tokens that occurred, limited as the temperature is;
+    /// 1 changes nothing.
     pub repeat_penalty: f32,
     /// How many of the newest tokens the penalty looks at; 0 looks at all.
     pub repeat_window: usize,
@@ -42,11 +46,18 @@ impl Default for SamplerOptions {
     }
 }
 
-/// Chooses tokens; counts its draws, so that each one has its own random number.
+impl SamplerOptions {
+    /// Returns the options as the kernel `sample` reads them.
+    pub fn packed(&self) -> Options {
+        let Self { temperature, top_k, top_p, min_p, repeat_penalty, repeat_window, seed } = *self;
+        Options::new(temperature, top_k, top_p, min_p, repeat_penalty, repeat_window, seed)
+    }
+}
+
+/// Chooses tokens.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplerOptions,
-    draws: u64,
     candidates: Vec<Candidate>,
 }
 
@@ -73,12 +84,17 @@ impl Sampler {
         check("--min-p", min_p, (0.0..=1.0).contains(&min_p), "from 0 to 1")?;
         let valid_penalty = repeat_penalty > 0.0 && repeat_penalty.is_finite();
         check("--repeat-penalty", repeat_penalty, valid_penalty, "above 0")?;
-        Ok(Self { options, draws: 0, candidates: Vec::new() })
+        Ok(Self { options, candidates: Vec::new() })
     }
 
     /// Returns a sampler that takes the likeliest token.
     pub fn greedy() -> Self {
-        Self { options: SamplerOptions::default(), draws: 0, candidates: Vec::new() }
+        Self { options: SamplerOptions::default(), candidates: Vec::new() }
+    }
+
+    /// Returns the options.
+    pub fn options(&self) -> &SamplerOptions {
+        &self.options
     }
 
     /// Tells whether the choice is the largest logit as it stands.
@@ -86,7 +102,8 @@ impl Sampler {
         self.options.temperature == 0.0 && self.options.repeat_penalty == 1.0
     }
 
-    /// Returns the next token for `logits` (`[V]`) after the tokens of `history`.
+    /// Returns the next token for `logits` (`[V]`) after the tokens of `history`: its random number is that of
+    /// position `history.len()`.
     ///
     /// Ids of the history that have no logit are passed over.
     ///
@@ -114,12 +131,12 @@ impl Sampler {
         self.weigh();
         self.keep_top_p();
         self.keep_min_p();
-        Ok(self.draw())
+        Ok(self.draw(history.len()))
     }
 
     /// Applies the repeat penalty, once to each token that occurred.
     fn penalize(&mut self, history: &[u32]) {
-        let penalty = f64::from(self.options.repeat_penalty);
+        let penalty = f64::from(divisor(self.options.repeat_penalty));
         if penalty == 1.0 {
             return;
         }
@@ -132,7 +149,7 @@ impl Sampler {
         seen.dedup();
         for id in seen {
             if let Some(Candidate { value, .. }) = self.candidates.get_mut(id as usize) {
-                *value = if *value > 0.0 { *value / penalty } else { *value * penalty };
+                *value = penalized(*value, penalty);
             }
         }
     }
@@ -142,15 +159,13 @@ impl Sampler {
         if k > 0 && k < self.candidates.len() {
             self.candidates.select_nth_unstable_by(k - 1, likelier);
             self.candidates.truncate(k);
-            // What a selection leaves behind is in no particular order; the draw needs one.
-            self.candidates.sort_unstable_by(likelier);
         }
     }
 
     /// Turns logits into weights `exp((logit - max) / temperature)`: 1 for the likeliest.
     fn weigh(&mut self) {
         let max = self.candidates.iter().fold(f64::NEG_INFINITY, |max, c| max.max(c.value));
-        let temperature = f64::from(self.options.temperature);
+        let temperature = f64::from(divisor(self.options.temperature));
         for Candidate { value, .. } in &mut self.candidates {
             *value = ((*value - max) / temperature).exp();
         }
@@ -188,10 +203,12 @@ impl Sampler {
         self.candidates.retain(|candidate| candidate.value >= least);
     }
 
-    /// Draws one of the candidates by weight.
-    fn draw(&mut self) -> u32 {
-        let mut left = uniform(self.options.seed, self.draws) * self.total();
-        self.draws += 1;
+    /// Draws one of the candidates by weight, in the order of their ids.
+    fn draw(&mut self, position: usize) -> u32 {
+        // What a selection leaves behind is in no particular order.
+        self.candidates.sort_unstable_by_key(|candidate| candidate.id);
+        let share = f64::from(random(self.options.seed, position)) / 2f64.powi(32);
+        let mut left = share * self.total();
         let mut chosen = self.candidates[0].id;
         for candidate in self.candidates.iter().filter(|candidate| candidate.value > 0.0) {
             chosen = candidate.id;
@@ -208,23 +225,9 @@ impl Sampler {
     }
 }
 
-/// Orders by falling value, then rising id.
+/// Orders by falling value, then rising id; every value is a number.
 fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
-    b.value.total_cmp(&a.value).then(a.id.cmp(&b.id))
-}
-
-/// Returns number `index` of the sequence `seed`, in [0, 1): SplitMix64's output for a counter.
-fn uniform(seed: u64, index: u64) -> f64 {
-    const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mix = |mut z: u64| {
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    // Mixed once on its own, so that neighbouring seeds are not the same sequence shifted by one.
-    let key = mix(seed.wrapping_add(GAMMA));
-    let bits = mix(key.wrapping_add(index.wrapping_add(1).wrapping_mul(GAMMA)));
-    (bits >> 11) as f64 / (1u64 << 53) as f64
+    b.value.partial_cmp(&a.value).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
 #[cfg(test)]
@@ -244,8 +247,9 @@ mod tests {
     /// Pearson's statistic of `draws` tokens against the weights, for tokens of non-zero weight.
     fn chi_square(mut sampler: Sampler, logits: &[f32], weights: &[f64], draws: usize) -> f64 {
         let mut counts = vec![0usize; logits.len()];
-        for _ in 0..draws {
-            counts[sampler.sample(logits, &[]).unwrap() as usize] += 1;
+        let history = vec![0; draws];
+        for position in 0..draws {
+            counts[sampler.sample(logits, &history[..position]).unwrap() as usize] += 1;
         }
         let total: f64 = weights.iter().sum();
         let terms = counts.iter().zip(weights).map(|(&count, weight)| {
@@ -389,7 +393,7 @@ mod tests {
         fn a_seed_repeats_its_tokens(logits in logits(), top_p in 0.1f32..=1.0, seed: u64) {
             let options = SamplerOptions { top_p, seed, ..warm() };
             let run = |mut sampler: Sampler| -> Vec<u32> {
-                (0..20).map(|_| sampler.sample(&logits, &[]).unwrap()).collect()
+                (0..20).map(|position| sampler.sample(&logits, &[0; 20][..position]).unwrap()).collect()
             };
             prop_assert_eq!(run(sampler(options.clone())), run(sampler(options)));
         }

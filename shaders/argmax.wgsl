@@ -30,18 +30,6 @@ struct Best {
 
 var<workgroup> bests: array<vec2<u32>, WG>; // (key, index); each invocation its own, then the tree
 
-// Integers that order like the floats: 0 for NaN, equal for both zeros.
-fn keys(bits: vec4<u32>) -> vec4<u32> {
-    let magnitude = bits & vec4<u32>(0x7fffffffu);
-    let ordered = select(0x80000000u + magnitude, 0x80000000u - magnitude, bits != magnitude);
-    return select(ordered, vec4<u32>(0u), magnitude > vec4<u32>(0x7f800000u));
-}
-
-// The larger key; of equal keys the lower index.
-fn better(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
-    return select(a, b, b.x > a.x || (b.x == a.x && b.y < a.y));
-}
-
 // Moves the best of each lane to vector `i`, which is beyond those before it, where that holds a larger key.
 fn look(best: Best, bits: vec4<u32>, i: u32) -> Best {
     let own = keys(bits);

@@ -100,7 +100,7 @@ impl Kernel for Argmax {
 
     fn source(&self, _tier: Tier) -> Vec<Fragment> {
         let to = if self.sequence.is_some() { fragment!("token/last.wgsl") } else { fragment!("token/rows.wgsl") };
-        vec![fragment!("argmax.wgsl"), bits_fragment(self.vocabulary), to]
+        vec![fragment!("argmax.wgsl"), fragment!("lib/keys.wgsl"), bits_fragment(self.vocabulary), to]
     }
 
     fn operands(&self) -> Vec<Operand> {

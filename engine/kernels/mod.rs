@@ -9,11 +9,13 @@
 
 mod cache;
 mod case;
+pub mod draw;
 mod heads;
 mod memory;
 mod place;
 mod rows;
 mod source;
+pub mod threefry;
 mod window;
 
 use std::any::Any;
@@ -66,6 +68,7 @@ kernels! {
     rms_norm
     rope
     row_mean
+    sample
     stream_copy
     swiglu
     unary
