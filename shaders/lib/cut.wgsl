@@ -65,12 +65,17 @@ fn measured(path: Path, last: vec2<u32>, measure: u32, top: f32, key: u32, id: u
         return vec2<u32>(0u);
     }
     let distance = distance_to(top, key);
-    let share = weight(distance);
-    // All weights that are not 0 lie within a distance of 22.2.
     let bucket = min(u32(distance * 11.5), 255u);
     let off = ((bucket ^ path.bucket) & path.bucket_mask) | ((key ^ path.key) & path.key_mask)
         | ((id ^ path.id) & path.id_mask);
-    return vec2<u32>(select(select(share, min(share, 1u), measure == COUNT), 0u, off != 0u), bucket);
+    // Beyond 22.2 all weights are 0.
+    if off != 0u || distance > 22.2 {
+        return vec2<u32>(0u);
+    }
+    if measure == COUNT {
+        return vec2<u32>(1u, bucket);
+    }
+    return vec2<u32>(weight(distance), bucket);
 }
 
 fn tally(path: Path, level: u32, last: vec2<u32>, measure: u32, top: f32, key: u32, id: u32) {
@@ -78,8 +83,8 @@ fn tally(path: Path, level: u32, last: vec2<u32>, measure: u32, top: f32, key: u
     if own.x > 0u {
         let bin = digit(level, own.y, key, id);
         atomicAdd(&counts[bin], 1u);
-        atomicAdd(&lower[bin], own.x & 0xffffu);
         if measure != COUNT {
+            atomicAdd(&lower[bin], own.x & 0xffffu);
             atomicAdd(&upper[bin], own.x >> 16u);
         }
     }
@@ -95,7 +100,10 @@ fn enlist(path: Path, last: vec2<u32>, measure: u32, top: f32, key: u32, id: u32
     }
 }
 
-fn bin_sum(bin: u32) -> vec2<u32> {
+fn bin_sum(bin: u32, measure: u32) -> vec2<u32> {
+    if measure == COUNT {
+        return vec2<u32>(0u, atomicLoad(&counts[bin]));
+    }
     let halves = atomicLoad(&upper[bin]);
     return wide_add(vec2<u32>(halves >> 16u, halves << 16u), vec2<u32>(0u, atomicLoad(&lower[bin])));
 }
@@ -118,7 +126,7 @@ fn find(index: u32, first: bool, measure: u32, draw: u32) -> Found {
     if index < GROUPS {
         var sum = vec2<u32>(0u);
         for (var i = 0u; i < BINS / GROUPS; i++) {
-            sum = wide_add(sum, bin_sum(index * (BINS / GROUPS) + i));
+            sum = wide_add(sum, bin_sum(index * (BINS / GROUPS) + i, measure));
         }
         groups[index] = sum;
     }
@@ -141,8 +149,8 @@ fn find(index: u32, first: bool, measure: u32, draw: u32) -> Found {
             }
             bin = group * (BINS / GROUPS);
             let end = bin + BINS / GROUPS - 1u;
-            while bin < end && wide_less(bin_sum(bin), left) {
-                left = wide_sub(left, bin_sum(bin));
+            while bin < end && wide_less(bin_sum(bin, measure), left) {
+                left = wide_sub(left, bin_sum(bin, measure));
                 bin++;
             }
         }
