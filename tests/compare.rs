@@ -99,7 +99,7 @@ fn dispatches_of_a_kernel_and_shape_are_summed() {
     assert!(alike.len() > 1);
     let document = Document::Profile(document.clone());
     let comparison = compare(&document, &document, threshold("0%")).unwrap();
-    let name = format!("decode of 1 @ 128: matvec, {shape}");
+    let name = format!("decode of 1 @ 128: matvec_add, {shape}");
     let row = comparison.rows.iter().find(|row| row.name == name).unwrap();
     let first: f64 = alike.iter().map(|d| d.ns.values()[0]).sum();
     assert_eq!(row.a.as_ref().unwrap().values()[0], first);

@@ -9,7 +9,7 @@ use samara::graph::fuse::{Fusion, Rule};
 use samara::instruments::ablate::choices;
 use samara::kernels::FEW_TOKENS;
 use samara::model::layout::Layout;
-use samara::model::openelm::{self, Logits, StepShape};
+use samara::model::openelm::{self, Logits, Sampling, StepShape};
 use samara::model::{Checkpoint, Size};
 use samara::quant::Format;
 
@@ -17,7 +17,8 @@ use samara::quant::Format;
 fn graph(size: Size, tokens: usize, logits: Logits, fusion: &Fusion, max_binding: u64) -> Graph {
     let checkpoint = Checkpoint::synthetic(size, 0);
     let layout = Layout::new(checkpoint.weights(), |_| Format::Q8_0, max_binding);
-    let shape = StepShape { tokens, context: 64, kv: KvFormat::F16.dtype(), logits, batch: None };
+    let sampling = (logits == Logits::Last).then_some(Sampling::Greedy);
+    let shape = StepShape { logits, sampling, ..StepShape::greedy(tokens, 64, KvFormat::F16.dtype()) };
     let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
     fusion.apply(&mut graph);
     graph
@@ -124,9 +125,10 @@ fn each_rule_brings_its_kernels_and_only_its_own() {
 fn residual_adds_and_norms_join_where_no_product_takes_them() {
     let fusion = Fusion::all().without_rule(Rule::NormMatvec).without_rule(Rule::MatvecAdd);
     let counts = kernels(1, Logits::Last, &fusion, WHOLE);
-    // Each layer ends and each FFN begins with a residual add and a norm, but for the very first norm.
+    // Each layer ends and each FFN begins with a residual add and a norm, but for the very first norm; attention is
+    // one with what stands before it.
     assert_eq!((counts["add_rms_norm"], counts["rms_norm"], counts["matvec"]), (2 * 16, 1, 3 * 16 + 1));
-    assert_eq!(counts.values().sum::<usize>(), 8 * 16 + 4);
+    assert_eq!(counts.values().sum::<usize>(), 7 * 16 + 4);
 }
 
 #[test]
@@ -151,11 +153,11 @@ fn a_chunk_without_logits_ends_with_the_last_cache_write() {
 
 #[test]
 fn a_few_tokens_and_a_batch_attend_row_by_row_and_more_tokens_in_tiles() {
-    let attention = |tokens, batch| {
+    let attention = |tokens, batch: Option<usize>| {
         let checkpoint = Checkpoint::synthetic(Size::M270, 0);
         let layout = Layout::new(checkpoint.weights(), |_| Format::Q8_0, WHOLE);
-        let (kv, logits) = (KvFormat::F16.dtype(), Logits::Last);
-        let shape = StepShape { tokens, context: 64, kv, logits, batch };
+        let logits = if batch.is_some() { Logits::All } else { Logits::Last };
+        let shape = StepShape { logits, batch, ..StepShape::greedy(tokens, 64, KvFormat::F16.dtype()) };
         let mut step = openelm::step(checkpoint.config(), &layout, shape);
         Fusion::all().apply(&mut step.graph);
         let shapes = [step.position, step.caches[0][0], step.logits.unwrap()];
@@ -168,9 +170,8 @@ fn a_few_tokens_and_a_batch_attend_row_by_row_and_more_tokens_in_tiles() {
     let vocab = Checkpoint::synthetic(Size::M270, 0).config().vocab_size;
     assert_eq!(of_one(8), ([16, 0, 1], [vec![1], vec![3, 64, 64], vec![1, vocab]]));
     assert_eq!(of_one(9), ([0, 16, 1], [vec![1], vec![3, 64, 64], vec![1, vocab]]));
-    // Every row of a batch is a last one.
     let shapes = [vec![40, 2], vec![64, 3, 64, 64], vec![40, vocab]];
-    assert_eq!(attention(40, Some(64)), ([16, 0, 0], shapes));
+    assert_eq!(attention(40, Some(64)), ([16, 0, 1], shapes));
 }
 
 #[test]

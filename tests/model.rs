@@ -194,6 +194,7 @@ fn reference_logits(checkpoint: &Checkpoint, format: Format, prompt: &[u32], fus
         context: 64,
         kv: KvFormat::F32.dtype(),
         logits: Logits::All,
+        sampling: None,
         batch: None,
     };
     let mut step = openelm::step(checkpoint.config(), &layout, shape);

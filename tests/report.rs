@@ -97,16 +97,16 @@ fn numbers_of_the_documents_are_on_the_page() {
     let layer: f64 =
         step.dispatches.iter().filter(|d| d.label.starts_with("layer.3/")).map(|d| d.ns.median()).sum();
     let calls =
-        step.dispatches.iter().filter(|d| d.kernel == "matvec" && d.shape == "1280 x 1280, q4_0").count();
+        step.dispatches.iter().filter(|d| d.kernel == "matvec_add" && d.shape == "1280 x 1280, q4_0").count();
     assert!(calls > 1);
     let page = report(&named(Document::Profile(profile.clone())));
     let whole = format!(">{:.2}</td>", layer / 1e3);
     assert!(page.contains(&whole), "{whole}");
     let point = format!(
-        "<td>matvec</td><td>1280 x 1280, q4_0</td><td>decode of 1, synthetic:270M q4_0, kv f16</td><td class=\"number\">{calls}</td>"
+        "<td>matvec_add</td><td>1280 x 1280, q4_0</td><td>decode of 1, synthetic:270M q4_0, kv f16</td><td class=\"number\">{calls}</td>"
     );
     assert!(page.contains(&point));
-    for kernel in ["matmul", "matvec", "attention", "qk_norm_rope_attention", "embed", "argmax"] {
+    for kernel in ["matmul", "norm_matvec", "attention", "qk_norm_rope_attention", "embed", "argmax"] {
         assert!(page.contains(&format!("</svg>{kernel}</li>")), "{kernel} is in the legend");
     }
 }

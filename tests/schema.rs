@@ -242,7 +242,7 @@ fn ablate_prints_an_ablation() {
         let args = ["ablate", "-m", model, "-p", "4", "-n", "2", "-r", "2", "-o", "json"];
         let Some(ablation) = printed(&args) else { return };
         let rows = ablation["rows"].as_array().unwrap();
-        assert_eq!(rows.len(), 7);
+        assert_eq!(rows.len(), Rule::ALL.len() + 4);
         assert!(rows.iter().all(|row| row["norms"] == json!(4 * layers + 1)), "{rows:?}");
     }
 }

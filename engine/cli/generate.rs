@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use samara::sampler::{Sampler, SamplerOptions};
+use samara::session::{Acceptance, Drafter, MAX_TOKENS_PER_SUBMIT, Tokens};
 use samara::tokenizer::Tokenizer;
 use samara::{Error, Session};
 
+use super::draft::{self, DraftArgs};
 use super::stop::StopFilter;
 use super::{Failure, ModelArgs, RuleArgs, TextArgs, TokenizerArgs, duration, files, note};
 
@@ -35,11 +37,17 @@ pub struct GenerateArgs {
     /// Hold N tokens, prompt included [default: the model's whole context]
     #[arg(long, value_name = "N")]
     ctx: Option<usize>,
+    /// Put N tokens, at most 32, into a submission; the text is the same for every N [default: as many as
+    /// keep it flowing]
+    #[arg(long, value_name = "N")]
+    tokens_per_submit: Option<usize>,
     /// Print the prompt's token ids and pieces on standard error
     #[arg(long)]
     verbose_prompt: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    drafting: DraftArgs,
 }
 
 #[derive(Args)]
@@ -87,6 +95,15 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     // All that can be refused is refused before the model loads.
     let sampler = Sampler::new(args.sampling.options())?;
     let stops = StopFilter::new(args.stop)?;
+    args.drafting.check()?;
+    if let Some(tokens) =
+        args.tokens_per_submit.filter(|tokens| !(1..=MAX_TOKENS_PER_SUBMIT).contains(tokens))
+    {
+        return Err(Error::Input(format!(
+            "--tokens-per-submit {tokens}: expected 1 to {MAX_TOKENS_PER_SUBMIT}"
+        ))
+        .into());
+    }
     let prompt = args.text.read()?;
     if prompt.is_empty() {
         return Err(Error::Input("the prompt is empty".to_owned()).into());
@@ -96,6 +113,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let start = Instant::now();
     let model = args.model.load(&args.rules)?;
     let mut session = model.session(args.ctx)?;
+    let drafter = args.drafting.drafter(&model, &args.model, &args.rules, session.context())?;
     let loading = start.elapsed();
 
     let ids = tokenizer.encode(&prompt, Some(model.config().bos_token_id))?;
@@ -115,8 +133,9 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(prompt.as_bytes())?;
     out.flush()?;
-    let limit = args.tokens.unwrap_or(usize::MAX);
-    let timing = continue_text(&tokenizer, &mut session, &ids, sampler, stops, limit, &mut out)?;
+    let (limit, per_submit) = (args.tokens.unwrap_or(usize::MAX), args.tokens_per_submit);
+    let how = How { sampler, limit, drafter, per_submit };
+    let timing = continue_text(&tokenizer, &mut session, &ids, how, stops, &mut out)?;
     out.write_all(b"\n")?;
     out.flush()?;
     if !args.model.quiet {
@@ -125,16 +144,39 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How a text is continued.
+struct How {
+    sampler: Sampler,
+    /// Most tokens.
+    limit: usize,
+    drafter: Option<Drafter>,
+    per_submit: Option<usize>,
+}
+
+impl How {
+    /// Returns the tokens that follow.
+    fn tokens(self, session: &mut Session) -> samara::Result<Tokens<'_>> {
+        let mut tokens = session.generate(self.sampler).limit(self.limit);
+        if let Some(count) = self.per_submit {
+            tokens = tokens.tokens_per_submit(count)?;
+        }
+        match self.drafter {
+            Some(drafter) => tokens.speculate(drafter),
+            None => Ok(tokens),
+        }
+    }
+}
+
 /// Reads the prompt `ids` and prints what follows them.
 fn continue_text(
     tokenizer: &Tokenizer,
     session: &mut Session,
     ids: &[u32],
-    sampler: Sampler,
+    how: How,
     mut stops: StopFilter,
-    limit: usize,
     out: &mut impl Write,
 ) -> Result<Timing, Failure> {
+    let limit = how.limit;
     let mut stream = tokenizer.stream();
     for &id in ids {
         // Printed already; the stream must know that the continuation is not the beginning of a text.
@@ -148,7 +190,8 @@ fn continue_text(
 
     let room = session.context().saturating_sub(ids.len());
     let (mut first, mut last, mut tokens, mut stop) = (None, prefill, 0, None);
-    for id in session.generate(sampler).take(limit) {
+    let mut new = how.tokens(session)?;
+    for id in new.by_ref() {
         let text = stream.push(id?)?;
         last = start.elapsed();
         first.get_or_insert(last);
@@ -171,7 +214,8 @@ fn continue_text(
         n if n >= room => "the context is full".to_owned(),
         _ => "the text ended".to_owned(),
     });
-    Ok(Timing { prompt: ids.len(), prefill, first, tokens, decode: last - prefill, end })
+    let guesses = new.acceptance();
+    Ok(Timing { prompt: ids.len(), prefill, first, tokens, decode: last - prefill, guesses, end })
 }
 
 /// What is told at the end.
@@ -184,6 +228,7 @@ struct Timing {
     /// From the end of the prefill to the last new token. The first costs only a choice, as its logits are
     /// the prefill's: so this is the time of `tokens - 1` steps.
     decode: Duration,
+    guesses: Acceptance,
     end: String,
 }
 
@@ -198,6 +243,9 @@ impl std::fmt::Display for Timing {
         write!(f, "decode {} tokens", self.tokens)?;
         if self.tokens > 1 {
             write!(f, ", {:.1} tok/s", rate(self.tokens - 1, self.decode))?;
+        }
+        if self.guesses.steps > 0 {
+            write!(f, "; {}", draft::summary(self.guesses))?;
         }
         write!(f, "; stopped: {}", self.end)
     }

@@ -4,6 +4,7 @@ mod ablate;
 mod bench;
 mod compare;
 mod devices;
+mod draft;
 mod files;
 mod generate;
 mod inspect;
@@ -206,6 +207,19 @@ impl ModelArgs {
 
     /// Loads the model with other options than the flags alone give.
     fn load_with(&self, options: LoadOptions) -> samara::Result<Model> {
+        let model = self.load_from(&self.model, None, options)?;
+        if !self.quiet {
+            warn_of_software(model.adapter());
+        }
+        Ok(model)
+    }
+
+    /// Loads another model onto the device of the first.
+    fn load_beside(&self, model: &Model, spec: &str, rules: &RuleArgs) -> samara::Result<Model> {
+        self.load_from(spec, Some(model), LoadOptions { fusion: rules.fusion()?, ..self.options() })
+    }
+
+    fn load_from(&self, spec: &str, beside: Option<&Model>, options: LoadOptions) -> samara::Result<Model> {
         let bar = self.bar("loading", "{bytes} of {total_bytes}");
         let shown = bar.clone();
         let progress = move |done, total| {
@@ -213,13 +227,13 @@ impl ModelArgs {
             shown.set_position(done);
         };
         let (shaders, progress) = (self.shaders.read()?, Some(Box::new(progress) as Progress));
-        let model = Model::load(&self.model, LoadOptions { shaders, progress, ..options });
+        let options = LoadOptions { shaders, progress, ..options };
+        let model = match beside {
+            Some(model) => model.load_beside(spec, options),
+            None => Model::load(spec, options),
+        };
         bar.finish_and_clear();
-        let model = model?;
-        if !self.quiet {
-            warn_of_software(model.adapter());
-        }
-        Ok(model)
+        model
     }
 
     fn bar(&self, label: &'static str, counts: &str) -> ProgressBar {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::device::{Counters, Gpu, Submission};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorDesc};
 
@@ -125,6 +125,16 @@ impl Gpu {
         self.queue.write_buffer(&range.buffer, range.offset + offset, bytes);
     }
 
+    /// Copies ranges, each to one of the same size in another buffer, and does not wait.
+    pub fn copy(&self, ranges: impl Iterator<Item = (BufferRange, BufferRange)>) -> Submission {
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for (from, to) in ranges {
+            debug_assert_eq!(from.bytes, to.bytes);
+            encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, from.bytes);
+        }
+        self.submit(encoder, Counters::submission(0, 0))
+    }
+
     /// Reads a range back; waits for everything submitted before.
     ///
     /// # Errors
@@ -159,19 +169,25 @@ impl Readback {
     pub fn read<R>(&self, gpu: &Gpu, range: &BufferRange, take: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.copy(&mut encoder, range);
-        gpu.submit(encoder, 0);
-        self.map(gpu, range.bytes, take)
+        let submission = gpu.submit(encoder, Counters::submission(0, 0));
+        self.map(gpu, &submission, range.bytes, take)
     }
 
-    /// Waits for the submitted copy and hands its first `bytes` to `take`.
+    /// Waits for the submission that copied and hands the first `bytes` of the buffer to `take`.
     ///
     /// # Errors
     /// When the device was lost.
-    pub fn map<R>(&self, gpu: &Gpu, bytes: u64, take: impl FnOnce(&[u8]) -> R) -> Result<R> {
+    pub fn map<R>(
+        &self,
+        gpu: &Gpu,
+        submission: &Submission,
+        bytes: u64,
+        take: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R> {
         let buffer = &self.whole.buffer;
         let slice = buffer.slice(..bytes);
         slice.map_async(wgpu::MapMode::Read, |_| ());
-        let waited = gpu.wait();
+        let waited = gpu.wait_for(submission);
         // What was mapped is unmapped whatever else went wrong: the next read-back needs the buffer.
         let taken = slice.get_mapped_range().map(|view| take(&view));
         if taken.is_ok() {

@@ -42,6 +42,7 @@ pub struct Gpu {
     shaders: Shaders,
     tuning: Tuning,
     submits: AtomicU64,
+    passes: AtomicU64,
     dispatches: AtomicU64,
     faults: Faults,
     /// How the adapter was chosen; `None` for a device of the caller's.
@@ -53,9 +54,34 @@ pub struct Gpu {
 pub struct Counters {
     /// Submissions to the queue.
     pub submits: u64,
+    /// Compute passes in them.
+    pub passes: u64,
     /// Dispatches in them.
     pub dispatches: u64,
 }
+
+impl Counters {
+    /// Returns one submission with as many passes and dispatches.
+    pub(super) fn submission(passes: usize, dispatches: usize) -> Self {
+        Self { submits: 1, passes: passes as u64, dispatches: dispatches as u64 }
+    }
+}
+
+impl std::ops::Sub for Counters {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            submits: self.submits - before.submits,
+            passes: self.passes - before.passes,
+            dispatches: self.dispatches - before.dispatches,
+        }
+    }
+}
+
+/// A submission to the queue, which can be waited for.
+#[derive(Clone, Debug)]
+pub struct Submission(wgpu::SubmissionIndex);
 
 impl Gpu {
     /// Opens an adapter by number or part of its name; without a choice the first, hardware before
@@ -166,6 +192,7 @@ impl Gpu {
             usage: Arc::default(),
             shaders: Shaders::default(),
             submits: AtomicU64::new(0),
+            passes: AtomicU64::new(0),
             dispatches: AtomicU64::new(0),
         }
     }
@@ -215,6 +242,7 @@ impl Gpu {
     pub fn counters(&self) -> Counters {
         Counters {
             submits: self.submits.load(Ordering::Relaxed),
+            passes: self.passes.load(Ordering::Relaxed),
             dispatches: self.dispatches.load(Ordering::Relaxed),
         }
     }
@@ -229,11 +257,13 @@ impl Gpu {
         self.usage.forget_peak();
     }
 
-    /// Submits an encoder that records `dispatches` dispatches.
-    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder, dispatches: usize) {
-        self.queue.submit([encoder.finish()]);
-        self.submits.fetch_add(1, Ordering::Relaxed);
-        self.dispatches.fetch_add(dispatches as u64, Ordering::Relaxed);
+    /// Submits an encoder and counts what it records.
+    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder, recorded: Counters) -> Submission {
+        let submission = self.queue.submit([encoder.finish()]);
+        self.submits.fetch_add(recorded.submits, Ordering::Relaxed);
+        self.passes.fetch_add(recorded.passes, Ordering::Relaxed);
+        self.dispatches.fetch_add(recorded.dispatches, Ordering::Relaxed);
+        Submission(submission)
     }
 
     /// Returns what is known of the adapter, with the tier in use.
@@ -272,7 +302,19 @@ impl Gpu {
     /// # Errors
     /// When the device was lost or raised an error.
     pub fn wait(&self) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.poll(wgpu::PollType::wait_indefinitely())
+    }
+
+    /// Waits until a submission is done; later ones may still run.
+    ///
+    /// # Errors
+    /// When the device was lost or raised an error.
+    pub fn wait_for(&self, submission: &Submission) -> Result<()> {
+        self.poll(wgpu::PollType::Wait { submission_index: Some(submission.0.clone()), timeout: None })
+    }
+
+    fn poll(&self, until: wgpu::PollType) -> Result<()> {
+        let polled = self.device.poll(until);
         polled.map_err(|e| Error::Gpu(format!("adapter `{}`: {e}", self.summary.name)))?;
         self.check()
     }

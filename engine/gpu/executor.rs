@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::gpu::buffer::{BufferRange, Readback};
+use crate::gpu::device::{Counters, Gpu, Submission};
 use crate::gpu::pipeline::Pipeline;
 use crate::kernels::{Access, Dispatch, Kernel};
 use crate::tensor::TensorId;
@@ -86,20 +86,27 @@ impl Executor {
     }
 
     /// Submits every step once and does not wait.
-    pub fn run(&self, gpu: &Gpu) {
-        self.submit(gpu, |_| ());
+    pub fn run(&self, gpu: &Gpu) -> Submission {
+        self.submit(gpu, 1, |_| ())
     }
 
-    /// Submits every step once with a copy of `range` to `readback` behind them, and does not wait.
-    pub fn run_and_copy(&self, gpu: &Gpu, range: &BufferRange, readback: &Readback) {
-        self.submit(gpu, |encoder| readback.copy(encoder, range));
+    /// Submits every step `rounds` times, each round in a pass of its own, with a copy of `range` to `readback`
+    /// behind them, and does not wait.
+    pub fn run_and_copy(
+        &self,
+        gpu: &Gpu,
+        rounds: usize,
+        range: &BufferRange,
+        readback: &Readback,
+    ) -> Submission {
+        self.submit(gpu, rounds, |encoder| readback.copy(encoder, range))
     }
 
-    fn submit(&self, gpu: &Gpu, then: impl FnOnce(&mut wgpu::CommandEncoder)) {
+    fn submit(&self, gpu: &Gpu, rounds: usize, then: impl FnOnce(&mut wgpu::CommandEncoder)) -> Submission {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        self.record(&mut encoder);
+        (0..rounds).for_each(|_| self.record(&mut encoder));
         then(&mut encoder);
-        gpu.submit(encoder, self.steps.len());
+        gpu.submit(encoder, Counters::submission(rounds, rounds * self.len()))
     }
 }
 

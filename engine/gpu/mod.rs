@@ -10,7 +10,7 @@ mod tuning;
 
 pub use adapter::{AdapterSummary, Backend, adapters};
 pub use buffer::{BufferRange, Readback, pack_values, unpack_values};
-pub use device::{Counters, Gpu, GpuOptions, asked_tier};
+pub use device::{Counters, Gpu, GpuOptions, Submission, asked_tier};
 pub use executor::{Bindings, Executor};
 pub use timing::{Clock, Span};
 pub use tuning::{Tuned, Tuning};

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::gpu::buffer::Readback;
+use crate::gpu::device::{Counters, Gpu};
 use crate::gpu::executor::Executor;
 
 /// Queries of one set, WebGPU's limit.
@@ -131,7 +131,7 @@ impl Executor {
         let mut pass = encoder.begin_compute_pass(&queries.pass(0));
         self.steps.iter().for_each(|step| step.record(&mut pass));
         drop(pass);
-        let times = queries.read(gpu, encoder, self.steps.len())?;
+        let times = queries.read(gpu, encoder, Counters::submission(1, self.steps.len()))?;
         difference(times[0], times[1])
     }
 
@@ -145,7 +145,7 @@ impl Executor {
             queries.write(&mut pass, index + 1);
         }
         drop(pass);
-        let times = queries.read(gpu, encoder, self.steps.len())?;
+        let times = queries.read(gpu, encoder, Counters::submission(1, self.steps.len()))?;
         times.windows(2).map(|pair| difference(pair[0], pair[1])).collect()
     }
 
@@ -155,7 +155,7 @@ impl Executor {
         for (index, step) in self.steps.iter().enumerate() {
             step.record(&mut encoder.begin_compute_pass(&queries.pass(2 * index)));
         }
-        let times = queries.read(gpu, encoder, self.steps.len())?;
+        let times = queries.read(gpu, encoder, Counters::submission(self.steps.len(), self.steps.len()))?;
         times.chunks_exact(2).map(|pair| difference(pair[0], pair[1])).collect()
     }
 
@@ -171,7 +171,7 @@ impl Executor {
             drop(pass);
             gpu.wait()?;
             let start = Instant::now();
-            gpu.submit(encoder, repeats * steps.len());
+            gpu.submit(encoder, Counters::submission(1, repeats * steps.len()));
             gpu.wait()?;
             Ok(start.elapsed().as_secs_f64())
         };
@@ -230,7 +230,7 @@ impl Queries {
     }
 
     /// Submits what was recorded and returns every timestamp in nanoseconds.
-    fn read(self, gpu: &Gpu, mut encoder: wgpu::CommandEncoder, dispatches: usize) -> Result<Vec<f64>> {
+    fn read(self, gpu: &Gpu, mut encoder: wgpu::CommandEncoder, recorded: Counters) -> Result<Vec<f64>> {
         let bytes = 8 * self.count as u64;
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         let resolved = gpu.buffer("timestamps", bytes, usage);
@@ -239,8 +239,8 @@ impl Queries {
         }
         let readback = Readback::new(gpu, bytes);
         readback.copy(&mut encoder, &resolved);
-        gpu.submit(encoder, dispatches);
-        let ticks: Vec<u64> = readback.map(gpu, bytes, bytemuck::pod_collect_to_vec)?;
+        let submission = gpu.submit(encoder, recorded);
+        let ticks: Vec<u64> = readback.map(gpu, &submission, bytes, bytemuck::pod_collect_to_vec)?;
         let (first, period) = (ticks[0], f64::from(gpu.queue.get_timestamp_period()));
         Ok(ticks.into_iter().map(|tick| tick.wrapping_sub(first) as i64 as f64 * period).collect())
     }

@@ -1,7 +1,8 @@
-//! Throughput of a model in llama-bench's terms: `pp` prompts, `tg` generates, at a depth of cached tokens.
+//! Throughput of a model in llama-bench's terms: `pp` prompts, `tg` generates, at a depth of cached tokens, alone
+//! or in a batch of sequences.
 //!
-//! Generation is greedy through [`Session`]: the argmax runs on the device and its id is read back, as for a
-//! user; tokenizing is not part of it. The model is checked first ([`verify`](super::verify)).
+//! Generation is greedy through [`Session`] or [`BatchSession`]: tokens are chosen on the device and their ids read
+//! back, as for a user; tokenizing is not part of it. The model is checked first ([`verify`](super::verify)).
 
 use std::fmt;
 use std::time::Instant;
@@ -13,7 +14,7 @@ use crate::error::Result;
 use crate::gpu::Counters;
 use crate::kernels::Cost;
 use crate::model::synth;
-use crate::session::{Model, Session};
+use crate::session::{BatchSession, Model, Session};
 
 /// Tokens that warm generation up.
 const WARM_UP: usize = 8;
@@ -27,11 +28,19 @@ pub struct Test {
     pub generated: usize,
     /// Tokens cached before.
     pub depth: usize,
+    /// Sequences that do this together; 1 is a session of its own.
+    pub batch: usize,
 }
 
 impl Test {
+    /// Tokens of all sequences.
     fn tokens(self) -> usize {
-        self.prompt + self.generated
+        self.batch * (self.prompt + self.generated)
+    }
+
+    /// Tokens that the cache of a sequence holds in the end, with the one that a batch is ahead.
+    fn context(self) -> usize {
+        self.depth + self.prompt.max(1) + self.generated
     }
 }
 
@@ -42,6 +51,9 @@ impl fmt::Display for Test {
             (0, generated) => format!("tg{generated}"),
             (prompt, generated) => format!("pp{prompt}+tg{generated}"),
         };
+        if self.batch > 1 {
+            name += &format!(" x {}", self.batch);
+        }
         if self.depth > 0 {
             name += &format!(" @ d{}", self.depth);
         }
@@ -72,20 +84,14 @@ pub fn bench(
     mut done: impl FnMut(),
 ) -> Result<BenchRow> {
     model.gpu().forget_peak();
-    let mut session = model.session(Some(test.depth + test.tokens()))?;
-    let ids = synth::prompt(model.config().vocab_size, test.depth + test.prompt.max(1));
-    let (cached, prompt) = ids.split_at(test.depth);
-    if !cached.is_empty() {
-        session.prefill(cached)?;
-        session.next_greedy()?;
-    }
+    let mut under_test = UnderTest::new(model, test)?;
     if repetitions.warm_up {
-        run(&mut session, model, test, prompt, test.generated.min(WARM_UP))?;
+        under_test.run(model, test, test.generated.min(WARM_UP))?;
         done();
     }
     let mut runs = Vec::with_capacity(repetitions.timed);
     for _ in 0..repetitions.timed {
-        runs.push(run(&mut session, model, test, prompt, test.generated)?);
+        runs.push(under_test.run(model, test, test.generated)?);
         done();
     }
     let cost = cost(model, test);
@@ -101,6 +107,7 @@ pub fn bench(
         prompt: test.prompt,
         generated: test.generated,
         depth: test.depth,
+        batch: test.batch,
         first_token_ms: of(|run| run.first_token * 1e3),
         dispatches_per_token: of(|run| run.counters.dispatches as f64).median() / tokens,
         submits_per_token: of(|run| run.counters.submits as f64).median() / tokens,
@@ -121,8 +128,37 @@ struct Run {
     counters: Counters,
 }
 
+/// What generates, with its prompt.
+enum UnderTest {
+    Alone(Box<Session>, Vec<u32>),
+    Together(Box<BatchSession>, Vec<u32>),
+}
+
+impl UnderTest {
+    fn new(model: &Model, test: Test) -> Result<Self> {
+        let ids = synth::prompt(model.config().vocab_size, test.depth + test.prompt.max(1));
+        if test.batch > 1 {
+            let batch = model.batch(test.batch, Some(test.context()))?;
+            return Ok(Self::Together(Box::new(batch), ids));
+        }
+        let mut session = model.session(Some(test.context()))?;
+        if test.depth > 0 {
+            session.prefill(&ids[..test.depth])?;
+            session.next_greedy()?;
+        }
+        Ok(Self::Alone(Box::new(session), ids[test.depth..].to_vec()))
+    }
+
+    fn run(&mut self, model: &Model, test: Test, generated: usize) -> Result<Run> {
+        match self {
+            Self::Alone(session, prompt) => alone(session, model, test, prompt, generated),
+            Self::Together(batch, prompt) => together(batch, model, test, prompt, generated),
+        }
+    }
+}
+
 /// Runs a test behind the first `test.depth` tokens of a session.
-fn run(session: &mut Session, model: &Model, test: Test, prompt: &[u32], generated: usize) -> Result<Run> {
+fn alone(session: &mut Session, model: &Model, test: Test, prompt: &[u32], generated: usize) -> Result<Run> {
     session.rollback(test.depth)?;
     model.gpu().wait()?;
     let (host, before, start) = (session.host_time(), model.gpu().counters(), Instant::now());
@@ -134,21 +170,50 @@ fn run(session: &mut Session, model: &Model, test: Test, prompt: &[u32], generat
         greedy(session, &[first], rest)?;
     }
     let (seconds, after) = (start.elapsed().as_secs_f64(), model.gpu().counters());
-    let counters = Counters {
-        submits: after.submits - before.submits,
-        dispatches: after.dispatches - before.dispatches,
-    };
     let host_seconds = (session.host_time() - host).as_secs_f64();
-    Ok(Run { seconds, first_token, host_seconds, counters })
+    Ok(Run { seconds, first_token, host_seconds, counters: after - before })
+}
+
+/// Runs a test in a batch: every sequence has the same prompt, which is part of the test if there is one.
+fn together(
+    batch: &mut BatchSession,
+    model: &Model,
+    test: Test,
+    prompt: &[u32],
+    generated: usize,
+) -> Result<Run> {
+    batch.clear();
+    if test.prompt == 0 {
+        (0..test.batch).try_for_each(|_| batch.join(prompt).map(drop))?;
+    }
+    model.gpu().wait()?;
+    let (host, before, start) = (batch.host_time(), model.gpu().counters(), Instant::now());
+    if test.prompt > 0 {
+        (0..test.batch).try_for_each(|_| batch.join(prompt).map(drop))?;
+    }
+    // What the prompts chose, then what each step does; the step that a batch is ahead is not waited for.
+    batch.step()?;
+    let mut first_token = start.elapsed().as_secs_f64();
+    for step in 0..generated {
+        batch.step()?;
+        if step == 0 && test.prompt == 0 {
+            first_token = start.elapsed().as_secs_f64();
+        }
+    }
+    let (seconds, after) = (start.elapsed().as_secs_f64(), model.gpu().counters());
+    let host_seconds = (batch.host_time() - host).as_secs_f64();
+    Ok(Run { seconds, first_token, host_seconds, counters: after - before })
 }
 
 /// Returns what a test has to move and compute.
 fn cost(model: &Model, test: Test) -> Cost {
-    let context = test.depth + test.tokens();
+    let context = test.context();
     let mut sum = Cost::default();
     if test.prompt > 0 {
-        sum += model.cost(context, test.depth, test.prompt);
+        (0..test.batch).for_each(|_| sum += model.cost(context, test.depth, test.prompt));
     }
-    (test.depth + test.prompt..context).for_each(|position| sum += model.cost(context, position, 1));
+    let first = test.depth + if test.batch > 1 { test.prompt.max(1) } else { test.prompt };
+    (first..first + test.generated)
+        .for_each(|position| sum += model.step_cost(context, position, test.batch));
     sum
 }

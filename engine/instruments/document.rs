@@ -131,8 +131,11 @@ pub struct BenchRow {
     pub subject: Subject,
     /// The adapter's ceilings.
     pub ceilings: Ceilings,
-    /// `pp512`, `tg128` or `pp512+tg128`, with ` @ d1536` where tokens were cached before.
+    /// `pp512`, `tg128` or `pp512+tg128`, with ` x 4` for a batch of four sequences and ` @ d1536` where tokens were
+    /// cached before.
     pub test: String,
+    /// Sequences that decode together; 1 is a session of its own.
+    pub batch: usize,
     /// Prompt tokens.
     pub prompt: usize,
     /// Generated tokens.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Op;
 use crate::kernels::{Access, Case, Fill, LIST};
-use crate::model::openelm::{Logits, StepShape};
+use crate::model::openelm::StepShape;
 use crate::model::{Checkpoint, synth};
 use crate::session::{LoadOptions, Model};
 use crate::tensor::{DType, TensorDesc, TensorId, Tensors};
@@ -30,7 +30,7 @@ pub fn cases(checkpoint: &Checkpoint, gpu: &Gpu, options: &LoadOptions, prompt: 
     steps.dedup();
     let mut cases = Vec::new();
     for tokens in steps {
-        let shape = StepShape { tokens, context, kv: options.kv.dtype(), logits: Logits::Last, batch: None };
+        let shape = StepShape::greedy(tokens, context, options.kv.dtype());
         let (tensors, ops) = Model::graph(checkpoint, gpu, options, shape)?.into_parts();
         let position = if tokens == 1 { DECODE_POSITION.min(context - 1) } else { 0 };
         let vocab = checkpoint.config().vocab_size;

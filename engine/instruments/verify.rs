@@ -3,14 +3,16 @@
 
 use super::check::nmse;
 use crate::error::{Error, Result};
+use crate::kernels::FEW_TOKENS;
 use crate::model::{Checkpoint, demo, synth};
+use crate::sampler::Sampler;
 use crate::session::{LoadOptions, Model, Session};
 
 /// Largest error between the logits of one step and of many: f32 sums in another order, and keys and values
 /// that an f16 cache then rounds the other way.
 const TOLERANCE: f64 = 1e-5;
-/// Tokens of the prompt that both ways go through.
-const TOKENS: usize = 3;
+/// Tokens of the prompt that both ways go through: as few as take the kernels of a prefill.
+const TOKENS: usize = FEW_TOKENS + 1;
 
 /// Checks that the device of a model tells the demo's fable, with the model's format, cache, rules and
 /// shaders, and that the model's prefill agrees with its decoding.
@@ -64,12 +66,5 @@ pub(super) fn wrong(model: &Model, what: &str) -> Error {
 /// Returns the next tokens after a prompt, without stopping at the end of a text.
 pub(super) fn greedy(session: &mut Session, prompt: &[u32], tokens: usize) -> Result<Vec<u32>> {
     session.prefill(prompt)?;
-    let mut ids = Vec::with_capacity(tokens);
-    while ids.len() < tokens {
-        if let Some(&last) = ids.last() {
-            session.prefill(&[last])?;
-        }
-        ids.push(session.next_greedy()?);
-    }
-    Ok(ids)
+    session.generate(Sampler::greedy()).through_end().limit(tokens).collect()
 }

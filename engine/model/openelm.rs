@@ -19,6 +19,7 @@ use crate::kernels::add::Add;
 use crate::kernels::argmax::Argmax;
 use crate::kernels::attention::Attention;
 use crate::kernels::attention_decode::AttentionDecode;
+use crate::kernels::draw::Options;
 use crate::kernels::embed::Embed;
 use crate::kernels::kv_write::KvWrite;
 use crate::kernels::matmul::Matmul;
@@ -26,6 +27,7 @@ use crate::kernels::matvec::Matvec;
 use crate::kernels::qk_norm::QkNorm;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
+use crate::kernels::sample::{self, Sample};
 use crate::kernels::swiglu::Swiglu;
 use crate::model::layout::Layout;
 use crate::model::{Config, LayerDims, names};
@@ -36,10 +38,19 @@ use crate::tensor::{DType, Shape, TensorId};
 pub enum Logits {
     /// None: a chunk of a prompt that is not its last.
     None,
-    /// The last row, with its argmax written to `ids[0]` and to the history; of a batch every row, without it.
+    /// The last row.
     Last,
     /// Every row.
     All,
+}
+
+/// How a step chooses tokens from its logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sampling {
+    /// The likeliest.
+    Greedy,
+    /// As a table of options says.
+    Random,
 }
 
 /// What a step looks like.
@@ -53,8 +64,18 @@ pub struct StepShape {
     pub kv: DType,
     /// Which logits are wanted.
     pub logits: Logits,
+    /// How tokens are chosen: of the last row one that goes to `ids[0]` and to the history, where the position
+    /// advances; of every row one that goes to the id of that number. Without logits none is.
+    pub sampling: Option<Sampling>,
     /// Slots of the KV cache for a batch; none for one sequence.
     pub batch: Option<usize>,
+}
+
+impl StepShape {
+    /// Returns the step of `tokens` tokens of one sequence that takes the likeliest token behind them.
+    pub fn greedy(tokens: usize, context: usize, kv: DType) -> Self {
+        Self { tokens, context, kv, logits: Logits::Last, sampling: Some(Sampling::Greedy), batch: None }
+    }
 }
 
 /// A weight tensor of the graph: a row range of a named weight.
@@ -81,6 +102,12 @@ pub struct Step {
     /// The token at each position that a step found, `[S + 1]` u32: at `p` the one whose key and value stand or
     /// will stand at `p`.
     pub history: TensorId,
+    /// Options of a drawing, `[16]` u32.
+    pub options: TensorId,
+    /// 1 + the newest position of each id, or 0, `[V]` u32.
+    pub last_seen: TensorId,
+    /// What is drawn by every row of logits, `[T]` u32.
+    pub drawn: TensorId,
     /// RoPE table, `[S, Dh]` f32: cosines, then sines.
     pub rope: TensorId,
     /// K and V cache of each layer, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`.
@@ -89,6 +116,17 @@ pub struct Step {
     pub logits: Option<TensorId>,
     /// Every weight part that an operation binds.
     pub weights: Vec<WeightPart>,
+}
+
+/// Returns the graph that draws a token from the logits that a step left, and is no step itself: the position has to
+/// be one less than where the token goes.
+pub fn drawing(config: &Config, layout: &Layout, context: usize) -> Step {
+    // Of the shape only the context and the choice matter: no cache is touched.
+    let shape = StepShape { sampling: Some(Sampling::Random), ..StepShape::greedy(1, context, DType::F16) };
+    let mut builder = Builder::new(config, layout, shape);
+    let logits = builder.logits(1);
+    builder.choose(logits);
+    builder.step
 }
 
 /// Returns the graph of one step.
@@ -110,9 +148,14 @@ impl<'a> Builder<'a> {
         let position: Shape = if shape.batch.is_some() { [shape.tokens, 2].into() } else { [1].into() };
         let position = graph.tensor("position", position, DType::U32, Role::State);
         let history = graph.tensor("history", [shape.context + 1], DType::U32, Role::State);
+        let options = graph.tensor("options", [Options::WORDS], DType::U32, Role::State);
+        let last_seen = graph.tensor("last_seen", [config.vocab_size], DType::U32, Role::State);
+        let drawn = graph.tensor("drawn", [shape.tokens], DType::U32, Role::State);
         let rope = graph.tensor("rope", [shape.context, config.head_dim], DType::F32, Role::State);
         let (caches, weights) = (Vec::new(), Vec::new());
-        let step = Step { graph, ids, position, history, rope, caches, logits: None, weights };
+        let logits = None;
+        let step =
+            Step { graph, ids, position, history, options, last_seen, drawn, rope, caches, logits, weights };
         Self { config, layout, shape, step }
     }
 
@@ -207,17 +250,46 @@ impl<'a> Builder<'a> {
     }
 
     fn head(&mut self, x: TensorId) {
-        let batch = self.shape.batch.is_some();
-        let rows = if batch || self.shape.logits == Logits::All { self.shape.tokens } else { 1 };
+        let rows = if self.shape.logits == Logits::All { self.shape.tokens } else { 1 };
         let normed = self.norm("head/norm", x, names::NORM, rows);
+        let logits = self.logits(rows);
+        self.matmul_into("head/logits", normed, names::EMBEDDING, logits);
+        self.choose(logits);
+    }
+
+    fn logits(&mut self, rows: usize) -> TensorId {
         let shape = [rows, self.config.vocab_size];
         let logits = self.step.graph.tensor("logits", shape, DType::F32, Role::State);
-        self.matmul_into("head/logits", normed, names::EMBEDDING, logits);
         self.step.logits = Some(logits);
-        if self.shape.logits == Logits::Last && !batch {
-            let Step { ref graph, ids, position, history, .. } = self.step;
-            let kernel = Argmax::last(graph.tensors(), logits, ids, position, history, self.shape.tokens);
-            self.step.graph.push("head/argmax", kernel);
+        logits
+    }
+
+    /// Chooses tokens from the logits.
+    fn choose(&mut self, logits: TensorId) {
+        let (rows, tokens) = (self.step.graph.tensors()[logits].shape.dims()[0], self.shape.tokens);
+        let Step { ids, position, history, options, last_seen, drawn, .. } = self.step;
+        let graph = &mut self.step.graph;
+        let last = self.shape.logits == Logits::Last;
+        match self.shape.sampling {
+            None => {}
+            Some(Sampling::Greedy) => {
+                let tensors = graph.tensors();
+                let kernel = if last {
+                    Argmax::last(tensors, logits, ids, position, history, tokens)
+                } else {
+                    Argmax::rows(tensors, logits, ids)
+                };
+                graph.push("head/argmax", kernel);
+            }
+            Some(Sampling::Random) => {
+                let shape = sample::scratch_shape(if last { 1 } else { rows }, self.config.vocab_size);
+                let scratch = graph.tensor("head/keys", shape, DType::U32, Role::Activation);
+                let out = if last { history } else { drawn };
+                let of = sample::Binds { logits, options, last_seen, ids, position, out, scratch };
+                let tensors = graph.tensors();
+                let kernel = if last { Sample::last(tensors, of, tokens) } else { Sample::rows(tensors, of) };
+                graph.push("head/sample", kernel);
+            }
         }
     }
 

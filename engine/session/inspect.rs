@@ -1,7 +1,7 @@
 //! What a model looks like on its device: weights, memory, and the dispatches of a decode step.
 
 use crate::graph::plan;
-use crate::model::openelm::{Logits, StepShape};
+use crate::model::openelm::StepShape;
 use crate::quant::Format;
 use crate::session::load::Model;
 
@@ -73,10 +73,7 @@ impl Model {
             parts: layout.parts.len(),
         });
         let context = model.config.max_context_length;
-        let graph = |tokens| {
-            let kv = model.kv.dtype();
-            model.step(StepShape { tokens, context, kv, logits: Logits::Last, batch: None }).graph
-        };
+        let graph = |tokens| model.step(StepShape::greedy(tokens, context, model.kv.dtype())).graph;
         let prefill_chunk = model.chunk.min(context);
         let prefill_activation_bytes = plan::plan(&graph(prefill_chunk)).bytes();
         let graph = graph(1);

@@ -57,6 +57,33 @@ impl KvFormat {
     }
 }
 
+/// Bytes of one sequence's cache that become those of a slot of many.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) bytes: u64,
+}
+
+impl KvFormat {
+    /// Yields where the first `tokens` keys, or values, of each head of `[heads, S, Dh]` go in one slot of
+    /// `[slots, heads, S, Dh]`.
+    pub(super) fn spans(
+        self,
+        tokens: usize,
+        [context, head_dim]: [usize; 2],
+        heads: usize,
+        slot: usize,
+    ) -> impl Iterator<Item = Span> + Clone {
+        let bytes = move |values: usize| self.bytes((values * head_dim) as u64);
+        (0..heads).map(move |head| Span {
+            from: bytes(head * context),
+            to: bytes((slot * heads + head) * context),
+            bytes: bytes(tokens),
+        })
+    }
+}
+
 impl fmt::Display for KvFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.dtype().fmt(f)
@@ -173,6 +200,19 @@ impl Model {
     /// # Errors
     /// When a value is not finite or the device lacks memory.
     pub fn from_checkpoint(checkpoint: &Checkpoint, gpu: Gpu, options: LoadOptions) -> Result<Self> {
+        Self::on(checkpoint, gpu.into(), options)
+    }
+
+    /// Loads another model onto the device of this one; `adapter`, `backend`, `shaders` and `clock` of the options
+    /// are not looked at.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_beside(&self, spec: &str, options: LoadOptions) -> Result<Self> {
+        Self::on(&Checkpoint::source(spec)?, Arc::clone(&self.0.gpu), options)
+    }
+
+    fn on(checkpoint: &Checkpoint, gpu: Arc<Gpu>, options: LoadOptions) -> Result<Self> {
         let chunk = options.prefill_chunk;
         if chunk == 0 || chunk > MAX_CHUNK {
             return Err(Error::Input(format!(
@@ -188,7 +228,7 @@ impl Model {
         let chunk = chunk.min(rows.max(1));
         let stored = Format::of(checkpoint.weights()[0].stored).expect("checkpoints hold floats");
         let (format, kv, fusion) = (options.format.unwrap_or(stored), options.kv, options.fusion);
-        let (gpu, config, layout, weights) = (gpu.into(), config.into(), layout.into(), weights.into());
+        let (config, layout, weights) = (config.into(), layout.into(), weights.into());
         Ok(Self(Arc::new(Inner { gpu, config, layout, weights, format, kv, fusion, chunk })))
     }
 
@@ -239,6 +279,10 @@ impl Model {
 
     pub(super) fn inner(&self) -> &Inner {
         &self.0
+    }
+
+    pub(super) fn shared(&self) -> Arc<Inner> {
+        Arc::clone(&self.0)
     }
 }
 

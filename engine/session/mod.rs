@@ -1,16 +1,22 @@
 //! Joins model and device: loading, prefill, decoding, the position in the KV cache.
 
+mod batch;
+mod generate;
 mod inspect;
 mod load;
 mod profile;
+mod speculate;
 mod step;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use batch::{BatchSession, SequenceId};
+pub use generate::{MAX_TOKENS_PER_SUBMIT, Tokens};
 pub use inspect::{DispatchReport, Inspection, WeightReport};
 pub use load::{KvFormat, LoadOptions, Model, Progress};
 pub use profile::{Counts, StepOp};
+pub use speculate::{Acceptance, Drafter, MAX_DRAFT};
 
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
@@ -39,31 +45,28 @@ pub struct Session {
     steps: Steps,
     /// Every id whose key and value are cached; its length is the position.
     history: Vec<u32>,
-    /// Whether the logits on the device follow from `history`.
-    has_logits: bool,
-    /// The argmax of those logits, once it was read back.
-    argmax: Option<u32>,
-    token: Readback,
+    held: Held,
     logits: Readback,
     host_time: Duration,
+}
+
+/// What the logits on the device are.
+#[derive(Clone, Debug)]
+enum Held {
+    /// Those of nothing that is known.
+    Nothing,
+    /// Those that follow from the history, with their argmax once it was read back.
+    Here(Option<u32>),
+    /// Those of a step that ran ahead of the history: the last token of the history has to run once more.
+    Behind,
 }
 
 impl Session {
     fn new(model: Arc<Inner>, context: usize) -> Result<Self> {
         let steps = Steps::new(&model, context)?;
-        let token = Readback::new(&model.gpu, 4);
         let logits = Readback::new(&model.gpu, steps.last_logits().bytes());
         let history = Vec::with_capacity(context);
-        Ok(Self {
-            model,
-            steps,
-            history,
-            has_logits: false,
-            argmax: None,
-            token,
-            logits,
-            host_time: Duration::ZERO,
-        })
+        Ok(Self { model, steps, history, held: Held::Nothing, logits, host_time: Duration::ZERO })
     }
 
     /// Returns the capacity of the KV cache in tokens.
@@ -116,24 +119,36 @@ impl Session {
     /// As [`next_logits`](Self::next_logits).
     pub fn next_greedy(&mut self) -> Result<u32> {
         self.require_logits()?;
-        if let Some(id) = self.argmax {
+        if let Held::Here(Some(id)) = self.held {
             return Ok(id);
         }
-        let id = self
-            .token
-            .map(&self.model.gpu, 4, |bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))?;
+        let id = self.steps.chosen(&self.model)?;
         if id == argmax::NONE {
             return Err(self.not_finite());
         }
-        self.argmax = Some(id);
+        self.held = Held::Here(Some(id));
         Ok(id)
     }
 
     /// Yields tokens until the end-of-sequence token, which is not yielded, or a full context.
     ///
-    /// A token is cached when the next one is asked for, so the last one yielded is not.
+    /// Of the tokens yielded, all but the last are part of the sequence when the iterator is dropped.
     pub fn generate(&mut self, sampler: Sampler) -> Tokens<'_> {
-        Tokens { session: self, sampler, pending: None, done: false }
+        Tokens::new(self, sampler)
+    }
+
+    /// Chooses a token from the logits, on the device.
+    fn choose(&mut self, sampler: &Sampler) -> Result<u32> {
+        if sampler.is_greedy() {
+            return self.next_greedy();
+        }
+        self.require_logits()?;
+        let start = Instant::now();
+        self.steps.draw(&self.model, &self.history, sampler)?;
+        self.host_time += start.elapsed();
+        // The id on the device is no longer the argmax.
+        self.held = Held::Behind;
+        self.steps.chosen(&self.model)
     }
 
     /// Forgets every token from `position` on.
@@ -149,7 +164,7 @@ impl Session {
         }
         if position < self.position() {
             self.history.truncate(position);
-            self.forget_logits();
+            self.held = Held::Nothing;
         }
         Ok(())
     }
@@ -178,34 +193,39 @@ impl Session {
 
     /// Runs one step and records what it left on the device.
     fn advance(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
-        let on_device = (logits == Logits::Last && ids.len() == 1).then_some(self.argmax).flatten();
-        self.forget_logits();
-        let known = on_device == Some(ids[0]);
+        let known = matches!(self.held, Held::Here(Some(id)) if ids == [id]);
+        self.held = Held::Nothing;
         let start = Instant::now();
-        self.steps.run(&self.model, self.history.len(), ids, known, logits, &self.token)?;
+        self.steps.run(&self.model, self.history.len(), ids, known, logits)?;
         self.host_time += start.elapsed();
         self.history.extend_from_slice(ids);
-        self.has_logits = logits == Logits::Last;
+        if logits == Logits::Last {
+            self.held = Held::Here(None);
+        }
         Ok(())
-    }
-
-    fn forget_logits(&mut self) {
-        self.has_logits = false;
-        self.argmax = None;
     }
 
     fn not_finite(&self) -> Error {
         Error::Model(format!("the logits at position {} are not finite numbers", self.position()))
     }
 
-    fn require_logits(&self) -> Result<()> {
-        if self.has_logits {
-            return Ok(());
+    /// Brings the logits that follow from the history to the device, if they can be.
+    fn require_logits(&mut self) -> Result<()> {
+        match (&self.held, self.history.pop()) {
+            (Held::Here(_), last) => {
+                self.history.extend(last);
+                Ok(())
+            }
+            (Held::Behind, Some(last)) => self.advance(&[last], Logits::Last),
+            (_, last) => {
+                self.history.extend(last);
+                Err(Error::Input(
+                    "there are no logits: nothing was prefilled since the session began, was rolled back or scored \
+                     tokens"
+                        .into(),
+                ))
+            }
         }
-        Err(Error::Input(
-            "there are no logits: nothing was prefilled since the session began, was rolled back or scored tokens"
-                .into(),
-        ))
     }
 
     /// Refuses ids that cannot be appended.
@@ -237,45 +257,4 @@ fn nll(row: &[f32], id: u32) -> f64 {
     let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = row.iter().map(|&v| (f64::from(v) - top).exp()).sum();
     sum.ln() + top - f64::from(row[id as usize])
-}
-
-/// The tokens that a session generates; see [`Session::generate`].
-#[derive(Debug)]
-pub struct Tokens<'a> {
-    session: &'a mut Session,
-    sampler: Sampler,
-    pending: Option<u32>,
-    done: bool,
-}
-
-impl Tokens<'_> {
-    fn step(&mut self) -> Result<Option<u32>> {
-        if let Some(id) = self.pending.take() {
-            if self.session.position() == self.session.context() {
-                return Ok(None);
-            }
-            self.session.advance(&[id], Logits::Last)?;
-        }
-        let id = if self.sampler.is_greedy() {
-            self.session.next_greedy()?
-        } else {
-            let logits = self.session.next_logits()?;
-            self.sampler.sample(&logits, self.session.history())?
-        };
-        self.pending = Some(id);
-        Ok((id != self.session.model.config.eos_token_id).then_some(id))
-    }
-}
-
-impl Iterator for Tokens<'_> {
-    type Item = Result<u32>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let item = self.step().transpose();
-        self.done = !matches!(item, Some(Ok(_)));
-        item
-    }
 }

@@ -7,10 +7,10 @@ use crate::gpu::{Gpu, Span};
 use crate::graph::fuse::Fusion;
 use crate::graph::{Graph, Op};
 use crate::kernels::Cost;
-use crate::model::openelm::{Logits, StepShape};
+use crate::model::openelm::{Logits, Sampling, StepShape};
 use crate::quant::Format;
-use crate::session::Session;
 use crate::session::load::{Inner, KvFormat, Model};
+use crate::session::{Held, Session};
 
 /// One dispatch of a step, with what it has to move and compute.
 #[derive(Clone, Debug)]
@@ -39,7 +39,8 @@ pub struct Counts {
 impl Inner {
     /// Returns the graph of a step of `tokens` tokens.
     fn graph(&self, context: usize, tokens: usize, logits: Logits) -> Graph {
-        self.step(StepShape { tokens, context, kv: self.kv.dtype(), logits, batch: None }).graph
+        let sampling = (logits == Logits::Last).then_some(Sampling::Greedy);
+        self.step(StepShape { logits, sampling, ..StepShape::greedy(tokens, context, self.kv.dtype()) }).graph
     }
 
     /// Yields the graphs of a prefill of `tokens` tokens, one for each chunk, with the tokens before it.
@@ -83,6 +84,18 @@ impl Model {
         sum
     }
 
+    /// Returns what a decode step of `sequences` sequences has to move and compute, each with `context` tokens at most
+    /// and `position` of them cached.
+    pub fn step_cost(&self, context: usize, position: usize, sequences: usize) -> Cost {
+        let shape = StepShape::greedy(sequences, context, self.inner().kv.dtype());
+        let batch = (sequences > 1).then_some(sequences + 1);
+        let logits = if sequences > 1 { Logits::All } else { Logits::Last };
+        let mut sum = Cost::default();
+        let step = self.inner().step(StepShape { logits, batch, ..shape });
+        step.graph.ops().iter().for_each(|op| sum += op.kernel.cost(position));
+        sum
+    }
+
     /// Returns what a prefill of `tokens` tokens consists of; one token is a decode step.
     pub fn counts(&self, tokens: usize) -> Counts {
         let mut sum = Counts::default();
@@ -111,7 +124,7 @@ impl Session {
         }
         let position = self.position();
         let spans = self.steps.spans(&self.model, position, ids)?;
-        self.forget_logits();
+        self.held = Held::Nothing;
         self.history.extend_from_slice(ids);
         let graph = self.model.graph(self.context(), ids.len(), Logits::Last);
         let op = |op: &Op| StepOp {

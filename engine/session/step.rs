@@ -3,34 +3,74 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Bindings, BufferRange, Executor, Readback, Span};
+use crate::gpu::{Bindings, BufferRange, Executor, Readback, Span, Submission};
 use crate::graph::plan::{self, Plan};
 use crate::graph::{Graph, Role};
-use crate::kernels::rope;
+use crate::kernels::draw::{Options, last_seen};
+use crate::kernels::sample::MAX_VOCABULARY;
+use crate::kernels::{FEW_TOKENS, rope};
 use crate::model::LayerDims;
 use crate::model::config::MAX_CONTEXT;
-use crate::model::openelm::{Logits, StepShape};
+use crate::model::openelm::{self, Logits, Sampling, Step, StepShape};
+use crate::sampler::Sampler;
+use crate::session::generate::{IN_FLIGHT, MAX_TOKENS_PER_SUBMIT};
 use crate::session::load::Inner;
 use crate::tensor::{TensorDesc, TensorId};
 
-/// Steps that are kept before those of more than one token are built anew; a full chunk and a rest are two.
+/// Steps of many tokens that are kept before they are built anew; a full chunk and a rest are two.
 const KEPT: usize = 4;
 
-/// What a step is built for: its tokens and the logits that it computes.
-type Key = (usize, Logits);
+/// What a step is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    tokens: usize,
+    logits: Logits,
+    sampling: Option<Sampling>,
+}
+
+impl Key {
+    /// A step of a prompt.
+    fn prompt(tokens: usize, logits: Logits) -> Self {
+        Self { tokens, logits, sampling: (logits == Logits::Last).then_some(Sampling::Greedy) }
+    }
+
+    /// A step that decodes one token.
+    fn decode(sampling: Sampling) -> Self {
+        Self { tokens: 1, logits: Logits::Last, sampling: Some(sampling) }
+    }
+}
+
+/// Decode steps that were submitted together.
+#[derive(Debug)]
+pub(super) struct Block {
+    /// Its tokens.
+    pub(super) count: usize,
+    readback: usize,
+    submission: Submission,
+}
 
 /// State of a sequence on the device, with the steps built so far.
 #[derive(Debug)]
 pub(super) struct Steps {
     context: usize,
     ids: BufferRange,
-    position: BufferRange,
+    /// The id at each position, with the one that was chosen last behind them, `[S + 1]`.
     history: BufferRange,
+    position: BufferRange,
+    options: BufferRange,
+    last_seen: BufferRange,
+    /// What verified rows draw, `[8]`.
+    drawn: BufferRange,
     rope: BufferRange,
     caches: Vec<[BufferRange; 2]>,
     last_logits: BufferRange,
     all_logits: Option<BufferRange>,
     built: HashMap<Key, Executor>,
+    /// Where blocks of ids are read back, in turn; the last one holds the token that a prompt's step chose.
+    readbacks: Vec<Readback>,
+    turn: usize,
+    drawing: Option<Executor>,
+    chosen: Option<Submission>,
     /// The position that the device's buffer holds, where it is known.
     device_position: Option<usize>,
 }
@@ -44,14 +84,7 @@ impl Steps {
                 "a context of {context} tokens is not within 1 to {MAX_CONTEXT}"
             )));
         }
-        let kv_bytes = |heads: usize| model.kv.bytes((heads * context * config.head_dim) as u64);
-        let cache = |(layer, dims): (usize, &LayerDims)| -> Result<_> {
-            let [k, v] = ["k", "v"].map(|name| {
-                gpu.storage(&format!("layer.{layer}/attn/cache.{name}"), kv_bytes(dims.kv_heads))
-            });
-            Ok([k?, v?])
-        };
-        let caches = config.layers.iter().enumerate().map(cache).collect::<Result<Vec<_>>>()?;
+        let caches = caches(model, 1, context)?;
         let rope = gpu.storage("rope", (context * config.head_dim * 4) as u64)?;
         let table: Vec<f32> = rope::table(context, config.head_dim, f64::from(config.rope_theta))
             .into_iter()
@@ -61,22 +94,41 @@ impl Steps {
         let mut steps = Self {
             context,
             ids: gpu.storage("ids", model.chunk as u64 * 4)?,
-            position: gpu.storage("position", 4)?,
             history: gpu.storage("history", (context as u64 + 1) * 4)?,
+            position: gpu.storage("position", 4)?,
+            options: gpu.storage("options", 4 * Options::WORDS as u64)?,
+            last_seen: gpu.storage("last_seen", config.vocab_size as u64 * 4)?,
+            drawn: gpu.storage("drawn", FEW_TOKENS as u64 * 4)?,
             rope,
             caches,
             last_logits: gpu.storage("logits", config.vocab_size as u64 * 4)?,
             all_logits: None,
             built: HashMap::new(),
+            readbacks: (0..=IN_FLIGHT)
+                .map(|_| Readback::new(gpu, MAX_TOKENS_PER_SUBMIT as u64 * 4))
+                .collect(),
+            turn: 0,
+            drawing: None,
+            chosen: None,
             device_position: Some(0),
         };
-        steps.build(model, (1, Logits::Last))?;
+        steps.build(model, Key::decode(Sampling::Greedy))?;
         gpu.check()?;
         Ok(steps)
     }
 
     pub(super) fn context(&self) -> usize {
         self.context
+    }
+
+    /// K and V of each layer.
+    pub(super) fn caches(&self) -> &[[BufferRange; 2]] {
+        &self.caches
+    }
+
+    /// The RoPE table.
+    pub(super) fn rope(&self) -> &BufferRange {
+        &self.rope
     }
 
     /// The logits of the last token, `[V]`.
@@ -94,7 +146,7 @@ impl Steps {
     }
 
     /// Submits one step that appends `ids` at `position`. `ids` are not uploaded where they are
-    /// `on_device` already. The argmax of the last logits, if they are computed, is copied to `token`.
+    /// `on_device` already. The argmax of the last logits, if they are computed, becomes the chosen token.
     pub(super) fn run(
         &mut self,
         model: &Inner,
@@ -102,21 +154,16 @@ impl Steps {
         ids: &[u32],
         on_device: bool,
         logits: Logits,
-        token: &Readback,
     ) -> Result<()> {
-        let (gpu, key) = (&model.gpu, (ids.len(), logits));
-        if !self.built.contains_key(&key) {
-            self.build(model, key)?;
-        }
+        let (gpu, key) = (&model.gpu, Key::prompt(ids.len(), logits));
+        self.ensure(model, key)?;
         if !on_device {
             gpu.write(&self.ids, 0, bytemuck::cast_slice(ids));
         }
-        if self.device_position != Some(position) {
-            gpu.write(&self.position, 0, &(position as u32).to_le_bytes());
-            self.device_position = Some(position);
-        }
+        self.place(model, position);
         if logits == Logits::Last {
-            self.built[&key].run_and_copy(gpu, &self.ids.slice(0, 4), token);
+            let chosen = self.ids.slice(0, 4);
+            self.chosen = Some(self.built[&key].run_and_copy(gpu, 1, &chosen, &self.readbacks[IN_FLIGHT]));
             self.device_position = Some(position + ids.len());
         } else {
             self.built[&key].run(gpu);
@@ -124,12 +171,117 @@ impl Steps {
         gpu.check()
     }
 
+    /// Returns the token that the last step chose.
+    pub(super) fn chosen(&self, model: &Inner) -> Result<u32> {
+        let submission = self.chosen.as_ref().expect("a step that chooses has run");
+        self.readbacks[IN_FLIGHT].map(&model.gpu, submission, 4, |bytes| words(bytes).sum())
+    }
+
+    /// Draws a token from the last logits, which follow from `history`.
+    pub(super) fn draw(&mut self, model: &Inner, history: &[u32], sampler: &Sampler) -> Result<()> {
+        let (gpu, vocab) = (&model.gpu, model.config.vocab_size);
+        if vocab > MAX_VOCABULARY {
+            return Err(Error::Unsupported(format!(
+                "a vocabulary of {vocab} tokens cannot be drawn from on the device: at most {MAX_VOCABULARY} can"
+            )));
+        }
+        if self.drawing.is_none() {
+            let step = openelm::drawing(&model.config, &model.layout, self.context);
+            let mut bound = Bound::of_step(model, &step, &[])?;
+            self.bind_state(&mut bound, &step, 1);
+            step.logits.into_iter().for_each(|logits| bound.set(logits, vec![self.last_logits.clone()]));
+            self.drawing = Some(bound.executor(model, &step)?);
+        }
+        gpu.write(&self.options, 0, bytemuck::bytes_of(&sampler.options().packed()));
+        gpu.write(&self.last_seen, 0, bytemuck::cast_slice(&last_seen(history, vocab)));
+        self.place(model, history.len() - 1);
+        if let Some(drawing) = &self.drawing {
+            let chosen = self.ids.slice(0, 4);
+            self.chosen = Some(drawing.run_and_copy(gpu, 1, &chosen, &self.readbacks[IN_FLIGHT]));
+        }
+        self.device_position = Some(history.len());
+        gpu.check()
+    }
+
+    /// Notes where tokens that were verified stand, the first of them at `position`.
+    pub(super) fn note_seen(&self, model: &Inner, position: usize, ids: &[u32]) {
+        for (next, id) in (position as u32 + 1..).zip(ids) {
+            model.gpu.write(&self.last_seen, u64::from(*id) * 4, &next.to_le_bytes());
+        }
+    }
+
+    /// Submits `count` steps from `position` on, each of which feeds on what the one before it chose.
+    pub(super) fn decode(
+        &mut self,
+        model: &Inner,
+        position: usize,
+        count: usize,
+        sampler: &Sampler,
+    ) -> Result<Block> {
+        let (gpu, key) = (&model.gpu, Key::decode(sampling(sampler)));
+        self.ensure(model, key)?;
+        self.place(model, position);
+        let (readback, ids) = (self.turn, self.history.slice((position as u64 + 1) * 4, count as u64 * 4));
+        self.turn = (self.turn + 1) % IN_FLIGHT;
+        let submission = self.built[&key].run_and_copy(gpu, count, &ids, &self.readbacks[readback]);
+        self.device_position = Some(position + count);
+        gpu.check()?;
+        Ok(Block { count, readback, submission })
+    }
+
+    /// Submits one step of `ids` at `position` that chooses a token behind each of them.
+    ///
+    /// Rows are filled up to a power of two where the cache has room for them, so that few steps are built.
+    pub(super) fn verify(
+        &mut self,
+        model: &Inner,
+        position: usize,
+        ids: &[u32],
+        sampler: &Sampler,
+    ) -> Result<Block> {
+        let filled = ids.len().next_power_of_two();
+        let tokens = if position + filled <= self.context { filled } else { ids.len() };
+        let (gpu, key) = (&model.gpu, Key { tokens, logits: Logits::All, sampling: Some(sampling(sampler)) });
+        self.ensure(model, key)?;
+        let mut rows = [ids[0]; FEW_TOKENS];
+        rows[..ids.len()].copy_from_slice(ids);
+        gpu.write(&self.ids, 0, bytemuck::cast_slice(&rows[..tokens]));
+        self.place(model, position);
+        let out = if sampler.is_greedy() { &self.ids } else { &self.drawn };
+        let (readback, chosen) = (self.turn, out.slice(0, ids.len() as u64 * 4));
+        let submission = self.built[&key].run_and_copy(gpu, 1, &chosen, &self.readbacks[readback]);
+        gpu.check()?;
+        Ok(Block { count: ids.len(), readback, submission })
+    }
+
+    /// Waits for a block and hands its ids to `take`.
+    pub(super) fn ids<R>(
+        &self,
+        model: &Inner,
+        block: &Block,
+        take: impl FnOnce(&mut dyn Iterator<Item = u32>) -> R,
+    ) -> Result<R> {
+        let readback = &self.readbacks[block.readback];
+        readback.map(&model.gpu, &block.submission, block.count as u64 * 4, |bytes| take(&mut words(bytes)))
+    }
+
+    /// Builds a step if it is not there.
+    fn ensure(&mut self, model: &Inner, key: Key) -> Result<()> {
+        if self.built.contains_key(&key) { Ok(()) } else { self.build(model, key) }
+    }
+
+    /// Brings the device to a position.
+    fn place(&mut self, model: &Inner, position: usize) {
+        if self.device_position != Some(position) {
+            model.gpu.write(&self.position, 0, &(position as u32).to_le_bytes());
+            self.device_position = Some(position);
+        }
+    }
+
     /// Runs one step that appends `ids` at `position` and returns when each of its dispatches ran.
     pub(super) fn spans(&mut self, model: &Inner, position: usize, ids: &[u32]) -> Result<Vec<Span>> {
-        let (gpu, key) = (&model.gpu, (ids.len(), Logits::Last));
-        if !self.built.contains_key(&key) {
-            self.build(model, key)?;
-        }
+        let (gpu, key) = (&model.gpu, Key::prompt(ids.len(), Logits::Last));
+        self.ensure(model, key)?;
         // The clock may repeat the dispatch that advances the position.
         self.device_position = None;
         self.built[&key].spans(gpu, || {
@@ -138,50 +290,91 @@ impl Steps {
         })
     }
 
+    /// Binds what outlives a step of `tokens` tokens, but for its caches and logits.
+    fn bind_state(&self, bound: &mut Bound, step: &Step, tokens: usize) {
+        let tokens = tokens as u64 * 4;
+        for (tensor, range) in [
+            (step.ids, self.ids.slice(0, tokens)),
+            (step.history, self.history.clone()),
+            (step.position, self.position.clone()),
+            (step.options, self.options.clone()),
+            (step.last_seen, self.last_seen.clone()),
+            (step.drawn, self.drawn.slice(0, tokens.min(self.drawn.bytes()))),
+            (step.rope, self.rope.clone()),
+        ] {
+            bound.set(tensor, vec![range]);
+        }
+    }
+
     /// Builds graph, plan, buffers and bind groups of a step.
     fn build(&mut self, model: &Inner, key: Key) -> Result<()> {
-        let (tokens, logits) = key;
+        let Key { tokens, logits, sampling } = key;
         let gpu = &model.gpu;
         if logits == Logits::All && self.all_logits.is_none() {
             let bytes = self.last_logits.bytes() * model.chunk.min(self.context) as u64;
             self.all_logits = Some(gpu.storage("logits of a chunk", bytes)?);
         }
-        if self.built.len() > KEPT {
-            self.built.retain(|&(tokens, _), _| tokens == 1);
+        let long = |key: &Key| key.tokens > FEW_TOKENS;
+        if self.built.keys().filter(|key| long(key)).count() > KEPT {
+            self.built.retain(|key, _| !long(key));
         }
-        let step = model.step(StepShape {
-            tokens,
-            context: self.context,
-            kv: model.kv.dtype(),
-            logits,
-            batch: None,
-        });
-        let plan = plan::plan(&step.graph);
-        let mut bound = Bound::activations(model, &step.graph, &plan)?;
-        for part in &step.weights {
-            bound.set(part.tensor, model.weights[&(part.name.clone(), part.part)].clone());
-        }
-        bound.set(step.ids, vec![self.ids.slice(0, tokens as u64 * 4)]);
-        bound.set(step.position, vec![self.position.clone()]);
-        bound.set(step.history, vec![self.history.clone()]);
-        bound.set(step.rope, vec![self.rope.clone()]);
-        for (tensors, buffers) in step.caches.iter().zip(&self.caches) {
-            tensors.iter().zip(buffers).for_each(|(&tensor, buffer)| bound.set(tensor, vec![buffer.clone()]));
-        }
+        let shape = StepShape::greedy(tokens, self.context, model.kv.dtype());
+        let step = model.step(StepShape { logits, sampling, ..shape });
+        let mut bound = Bound::of_step(model, &step, &self.caches)?;
+        self.bind_state(&mut bound, &step, tokens);
         if let Some(tensor) = step.logits {
             let all = logits == Logits::All;
             bound.set(tensor, vec![if all { self.all_logits(tokens) } else { self.last_logits.clone() }]);
         }
-        let kernels = step.graph.ops().iter().map(|op| (op.label.as_str(), &*op.kernel));
-        self.built.insert(key, Executor::new(gpu, kernels, &bound)?);
+        self.built.insert(key, bound.executor(model, &step)?);
         Ok(())
     }
 }
 
+/// Allocates K and V of each layer for `slots` sequences.
+pub(super) fn caches(model: &Inner, slots: usize, context: usize) -> Result<Vec<[BufferRange; 2]>> {
+    let cache = |(layer, dims): (usize, &LayerDims)| -> Result<_> {
+        let values = slots * dims.kv_heads * context * model.config.head_dim;
+        let [k, v] = ["k", "v"].map(|name| {
+            model.gpu.storage(&format!("layer.{layer}/attn/cache.{name}"), model.kv.bytes(values as u64))
+        });
+        Ok([k?, v?])
+    };
+    model.config.layers.iter().enumerate().map(cache).collect()
+}
+
+fn sampling(sampler: &Sampler) -> Sampling {
+    if sampler.is_greedy() { Sampling::Greedy } else { Sampling::Random }
+}
+
+/// The ids in bytes that were read back.
+pub(super) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+}
+
 /// The buffers of a graph's tensors.
-struct Bound(Vec<Vec<BufferRange>>);
+pub(super) struct Bound(Vec<Vec<BufferRange>>);
 
 impl Bound {
+    /// Binds activations of its own, the weights of the model and the caches; state is still to be
+    /// [`set`](Self::set).
+    pub(super) fn of_step(model: &Inner, step: &Step, caches: &[[BufferRange; 2]]) -> Result<Self> {
+        let mut bound = Self::activations(model, &step.graph, &plan::plan(&step.graph))?;
+        for part in &step.weights {
+            bound.set(part.tensor, model.weights[&(part.name.clone(), part.part)].clone());
+        }
+        for (tensors, buffers) in step.caches.iter().zip(caches) {
+            tensors.iter().zip(buffers).for_each(|(&tensor, buffer)| bound.set(tensor, vec![buffer.clone()]));
+        }
+        Ok(bound)
+    }
+
+    /// Builds pipelines and bind groups of the step.
+    pub(super) fn executor(&self, model: &Inner, step: &Step) -> Result<Executor> {
+        let kernels = step.graph.ops().iter().map(|op| (op.label.as_str(), &*op.kernel));
+        Executor::new(&model.gpu, kernels, self)
+    }
+
     /// Allocates the slots of a plan and gives every activation its part of one.
     fn activations(model: &Inner, graph: &Graph, plan: &Plan) -> Result<Self> {
         let slot = |(index, &bytes): (usize, &u64)| model.gpu.storage(&format!("activation.{index}"), bytes);
@@ -193,7 +386,7 @@ impl Bound {
         Ok(Self(graph.tensors().iter().map(range).collect()))
     }
 
-    fn set(&mut self, tensor: TensorId, ranges: Vec<BufferRange>) {
+    pub(super) fn set(&mut self, tensor: TensorId, ranges: Vec<BufferRange>) {
         self.0[tensor.0 as usize] = ranges;
     }
 }

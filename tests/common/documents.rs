@@ -9,7 +9,7 @@ use samara::instruments::document::{
 use samara::instruments::samples::Samples;
 use samara::kernels::{Cost, LIST};
 use samara::model::layout::Layout;
-use samara::model::openelm::{self, Logits, StepShape};
+use samara::model::openelm::{self, StepShape};
 use samara::model::{Checkpoint, Size};
 use samara::quant::Format;
 use samara::{Fusion, KvFormat};
@@ -86,8 +86,7 @@ pub fn step(card: &Card, subject: &Subject, tokens: usize, position: usize) -> S
     let format: Format = subject.format.parse().unwrap();
     let checkpoint = Checkpoint::synthetic(size, 0);
     let layout = Layout::new(checkpoint.weights(), |_| format, 1 << 31);
-    let shape =
-        StepShape { tokens, context: 2048, kv: KvFormat::F16.dtype(), logits: Logits::Last, batch: None };
+    let shape = StepShape::greedy(tokens, 2048, KvFormat::F16.dtype());
     let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
     let fusion = subject.rules_off.iter().try_fold(Fusion::all(), |fusion, rule| fusion.without(rule));
     fusion.unwrap().apply(&mut graph);
@@ -120,7 +119,8 @@ pub fn bench_row(card: &Card, subject: &Subject, [prompt, generated, depth]: [us
         environment: card.environment.clone(),
         subject: subject.clone(),
         ceilings: card.ceilings,
-        test: Test { prompt, generated, depth }.to_string(),
+        test: Test { prompt, generated, depth, batch: 1 }.to_string(),
+        batch: 1,
         prompt,
         generated,
         depth,

@@ -10,6 +10,7 @@ use samara::gpu::{self, AdapterSummary, Gpu};
 use samara::instruments::bench::{Repetitions, Test, bench};
 use samara::instruments::document::{Ceilings, Environment, Subject};
 use samara::instruments::{ceilings, verify};
+use samara::kernels::MOST_TOKENS;
 use samara::model::Checkpoint;
 use samara::quant::Format;
 use samara::{Backend, Error, KvFormat};
@@ -39,6 +40,9 @@ pub struct BenchArgs {
     /// Tokens cached before each test [default: 0]
     #[arg(short, long, value_name = "N", value_delimiter = ',')]
     depth: Vec<usize>,
+    /// Sequences that decode together; 1 is a session of its own [default: 1]
+    #[arg(short, long, value_name = "N", value_delimiter = ',')]
+    batch: Vec<usize>,
     /// Timed runs of each test
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     repetitions: usize,
@@ -57,7 +61,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     rules: RuleArgs,
     /// Every size in every format, p 512, n 128, at depths 0 and 1536: one command for a new GPU
-    #[arg(long, conflicts_with_all = ["model", "prompt", "tokens", "both", "depth", "format"])]
+    #[arg(long, conflicts_with_all = ["model", "prompt", "tokens", "both", "depth", "batch", "format"])]
     suite: bool,
     /// Time the first run too
     #[arg(long)]
@@ -148,7 +152,7 @@ impl Plan {
                 adapters,
                 models: sizes.iter().map(|size| format!("synthetic:{size}")).collect(),
                 formats: Format::ALL.into_iter().map(Some).collect(),
-                tests: tests(&[512], &[128], &[], &[0, 1536]),
+                tests: tests(&[512], &[128], &[], &[0, 1536], &[1]),
             });
         }
         let or =
@@ -157,7 +161,11 @@ impl Plan {
         let alone = !args.both.is_empty() && args.prompt.is_empty() && args.tokens.is_empty();
         let default = |tokens| if alone { 0 } else { tokens };
         let (prompts, tokens) = (or(&args.prompt, default(512)), or(&args.tokens, default(128)));
-        let tests = tests(&prompts, &tokens, &args.both, &or(&args.depth, 0));
+        let batches = or(&args.batch, 1);
+        if let Some(batch) = batches.iter().find(|batch| !(1..=MOST_TOKENS).contains(*batch)) {
+            return Err(Error::Input(format!("--batch {batch}: expected 1 to {MOST_TOKENS} sequences")));
+        }
+        let tests = tests(&prompts, &tokens, &args.both, &or(&args.depth, 0), &batches);
         if tests.is_empty() {
             return Err(Error::Input("--prompt 0 and --tokens 0 leave nothing to measure".to_owned()));
         }
@@ -183,12 +191,20 @@ fn adapters(args: &BenchArgs) -> samara::Result<Vec<Option<String>>> {
     Ok(if named.is_empty() { vec![None] } else { named })
 }
 
-fn tests(prompts: &[usize], tokens: &[usize], both: &[Both], depths: &[usize]) -> Vec<Test> {
+fn tests(
+    prompts: &[usize],
+    tokens: &[usize],
+    both: &[Both],
+    depths: &[usize],
+    batches: &[usize],
+) -> Vec<Test> {
     let prompts = prompts.iter().map(|&prompt| [prompt, 0]);
     let tokens = tokens.iter().map(|&generated| [0, generated]);
     let pairs: Vec<_> =
         prompts.chain(tokens).chain(both.iter().map(|both| both.0)).filter(|pair| *pair != [0, 0]).collect();
-    let at = |depth| pairs.iter().map(move |&[prompt, generated]| Test { prompt, generated, depth });
+    let test =
+        |depth, batch| pairs.iter().map(move |&[prompt, generated]| Test { prompt, generated, depth, batch });
+    let at = |depth| batches.iter().flat_map(move |&batch| test(depth, batch));
     depths.iter().flat_map(|&depth| at(depth)).collect()
 }
 

@@ -107,7 +107,7 @@ impl Rows {
 
 /// The columns of the CSV form.
 type Column = (&'static str, fn(&BenchRow) -> String);
-const CSV: [Column; 25] = [
+const CSV: [Column; 26] = [
     ("samara", |r| r.environment.samara.clone()),
     ("commit", |r| r.environment.commit.clone()),
     ("adapter", |r| r.environment.adapter.clone()),
@@ -120,6 +120,7 @@ const CSV: [Column; 25] = [
     ("format", |r| r.subject.format.clone()),
     ("kv", |r| r.subject.kv.clone()),
     ("rules_off", |r| r.subject.rules_off.join(" ")),
+    ("batch", |r| r.batch.to_string()),
     ("prompt", |r| r.prompt.to_string()),
     ("generated", |r| r.generated.to_string()),
     ("depth", |r| r.depth.to_string()),

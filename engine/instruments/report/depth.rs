@@ -17,15 +17,14 @@ const HEIGHT: u32 = 340;
 /// Returns a chart for each adapter and each test that ran at several depths.
 pub fn figures(benches: &[&Bench], places: &Places) -> Vec<Figure> {
     let rows: Vec<&BenchRow> = benches.iter().flat_map(|bench| &bench.rows).collect();
-    let mut tests: Vec<[usize; 2]> = rows.iter().map(|row| [row.prompt, row.generated]).collect();
-    tests.sort_by_key(|&[prompt, generated]| (prompt > 0, generated > 0, prompt, generated));
+    let mut tests: Vec<[usize; 3]> = rows.iter().map(|row| throughput::shape(row)).collect();
+    tests.sort_by_key(|&[batch, prompt, generated]| (prompt > 0, generated > 0, prompt, generated, batch));
     tests.dedup();
     let mut figures = Vec::new();
     for test in tests {
         for place in places.iter() {
-            let own = |row: &&&BenchRow| {
-                [row.prompt, row.generated] == test && row.environment == *place.environment
-            };
+            let own =
+                |row: &&&BenchRow| throughput::shape(row) == test && row.environment == *place.environment;
             let series = series(rows.iter().filter(own).copied());
             if !series.is_empty() {
                 figures.push(figure(&series, place));

@@ -16,24 +16,30 @@ pub fn figures(benches: &[&Bench], places: &Places) -> Vec<Figure> {
 
 /// Returns the rows of each test at the smallest depth at which it ran.
 fn tests<'a>(rows: &[&'a BenchRow]) -> Vec<Vec<&'a BenchRow>> {
-    let mut tests: Vec<[usize; 2]> = rows.iter().map(|row| [row.prompt, row.generated]).collect();
-    tests.sort_by_key(|&[prompt, generated]| (prompt > 0, generated > 0, prompt, generated));
+    let mut tests: Vec<[usize; 3]> = rows.iter().map(|row| shape(row)).collect();
+    tests.sort_by_key(|&[batch, prompt, generated]| (prompt > 0, generated > 0, prompt, generated, batch));
     tests.dedup();
-    let of = |test: [usize; 2]| {
-        let rows = rows.iter().filter(|row| [row.prompt, row.generated] == test).copied();
+    let of = |test: [usize; 3]| {
+        let rows = rows.iter().filter(|row| shape(row) == test).copied();
         let least = rows.clone().map(|row| row.depth).min();
         rows.filter(|row| Some(row.depth) == least).collect()
     };
     tests.into_iter().map(of).collect()
 }
 
+/// Returns what makes two rows the same test, whatever was cached before: sequences, prompt and generated tokens.
+pub fn shape(row: &BenchRow) -> [usize; 3] {
+    [row.batch, row.prompt, row.generated]
+}
+
 /// Returns what a test is, in words.
 pub fn name(row: &BenchRow) -> String {
-    match (row.prompt, row.generated) {
+    let name = match (row.prompt, row.generated) {
         (0, generated) => format!("Decode of {generated} tokens"),
         (prompt, 0) => format!("Prefill of {prompt} tokens"),
         (prompt, generated) => format!("Prefill of {prompt} and decode of {generated} tokens"),
-    }
+    };
+    if row.batch > 1 { format!("{name}, {} sequences", row.batch) } else { name }
 }
 
 fn figure(mut rows: Vec<&BenchRow>, places: &Places) -> Figure {

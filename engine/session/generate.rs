@@ -1,0 +1,254 @@
+//! Tokens one after another: decode steps run ahead on the device, and their ids come back in blocks.
+//!
+//! The id that a step chooses feeds the next one without the host. While one block runs the next is submitted
+//! behind it, so the device never waits for the host. What was computed past the last token that is taken is
+//! forgotten, so the tokens are the same whatever the size of the blocks.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Held, Session};
+use crate::error::{Error, Result};
+use crate::kernels::{FEW_TOKENS, argmax};
+use crate::sampler::Sampler;
+use crate::session::speculate::{Acceptance, Drafter};
+use crate::session::step::Block;
+
+/// Most tokens of one submission.
+pub const MAX_TOKENS_PER_SUBMIT: usize = 32;
+/// Submissions that are under way at once: one runs, one waits behind it.
+pub(super) const IN_FLIGHT: usize = 2;
+/// What may lie between two lots of tokens of a text that is read as it grows.
+const LATENCY: Duration = Duration::from_millis(40);
+
+/// The tokens that a session generates; see [`Session::generate`].
+#[derive(Debug)]
+pub struct Tokens<'a> {
+    session: &'a mut Session,
+    sampler: Sampler,
+    pace: Pace,
+    limit: usize,
+    through_end: bool,
+    /// The token yielded last.
+    last: Option<u32>,
+    /// Ids that were read back and not yielded yet.
+    ready: VecDeque<u32>,
+    blocks: VecDeque<Block>,
+    yielded: usize,
+    /// Steps submitted.
+    submitted: usize,
+    drafter: Option<Drafter>,
+    /// The last token and the guesses behind it.
+    draft: Vec<u32>,
+    acceptance: Acceptance,
+    done: bool,
+}
+
+impl<'a> Tokens<'a> {
+    pub(super) fn new(session: &'a mut Session, sampler: Sampler) -> Self {
+        Self {
+            session,
+            sampler,
+            pace: Pace::default(),
+            limit: usize::MAX,
+            through_end: false,
+            last: None,
+            ready: VecDeque::with_capacity(MAX_TOKENS_PER_SUBMIT),
+            blocks: VecDeque::with_capacity(IN_FLIGHT),
+            yielded: 0,
+            submitted: 0,
+            drafter: None,
+            draft: Vec::with_capacity(FEW_TOKENS),
+            acceptance: Acceptance::default(),
+            done: false,
+        }
+    }
+
+    /// Ends after `tokens` tokens, and computes none beyond them.
+    pub fn limit(mut self, tokens: usize) -> Self {
+        self.limit = tokens;
+        self
+    }
+
+    /// Puts this many tokens into a submission. Without it, as many as keep a stream of text even, at most
+    /// [`MAX_TOKENS_PER_SUBMIT`].
+    ///
+    /// # Errors
+    /// When there are none, or more than [`MAX_TOKENS_PER_SUBMIT`].
+    pub fn tokens_per_submit(mut self, tokens: usize) -> Result<Self> {
+        if !(1..=MAX_TOKENS_PER_SUBMIT).contains(&tokens) {
+            return Err(Error::Input(format!(
+                "{tokens} tokens per submit are not within 1 to {MAX_TOKENS_PER_SUBMIT}"
+            )));
+        }
+        self.pace = Pace::fixed(tokens);
+        Ok(self)
+    }
+
+    /// Yields the end-of-sequence token like any other and goes on behind it.
+    pub fn through_end(mut self) -> Self {
+        self.through_end = true;
+        self
+    }
+
+    /// Verifies guesses instead of computing token after token; the tokens are the same.
+    ///
+    /// # Errors
+    /// When the drafter's model knows another number of tokens.
+    pub fn speculate(mut self, drafter: Drafter) -> Result<Self> {
+        drafter.check(self.session.model.config.vocab_size)?;
+        self.drafter = Some(drafter);
+        Ok(self)
+    }
+
+    /// Returns how good the guesses were so far.
+    pub fn acceptance(&self) -> Acceptance {
+        self.acceptance
+    }
+
+    fn step(&mut self) -> Result<Option<u32>> {
+        if self.yielded == self.limit {
+            return Ok(None);
+        }
+        let id = match self.last {
+            None => self.session.choose(&self.sampler)?,
+            Some(last) => {
+                let Some(id) = self.following()? else { return Ok(None) };
+                self.session.history.push(last);
+                id
+            }
+        };
+        if id == argmax::NONE {
+            return Err(self.session.not_finite());
+        }
+        self.last = Some(id);
+        self.yielded += 1;
+        Ok((self.through_end || id != self.session.model.config.eos_token_id).then_some(id))
+    }
+
+    /// Returns the id that follows the last one; `None` where the context is full.
+    fn following(&mut self) -> Result<Option<u32>> {
+        if self.ready.is_empty() && self.drafter.is_some() {
+            self.verify()?;
+        } else if self.ready.is_empty() {
+            self.submit()?;
+            let Some(block) = self.blocks.pop_front() else { return Ok(None) };
+            let (steps, ready) = (&self.session.steps, &mut self.ready);
+            steps.ids(&self.session.model, &block, |ids| ready.extend(ids))?;
+            self.pace.observe(block.count);
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    /// Lets the drafter guess what follows the last token and keeps what a step confirms, with the token that it
+    /// chooses behind that.
+    fn verify(&mut self) -> Result<()> {
+        let (Some(drafter), Some(last)) = (&mut self.drafter, self.last) else { return Ok(()) };
+        let Session { model, steps, history, host_time, held, .. } = &mut *self.session;
+        let room = steps.context() - history.len();
+        if room == 0 {
+            return Ok(());
+        }
+        self.draft.clear();
+        self.draft.push(last);
+        let most = (self.limit - self.yielded).min(room) - 1;
+        drafter.draft(history, last, most, &mut self.draft)?;
+        let begun = Instant::now();
+        let verified = steps.verify(model, history.len(), &self.draft, &self.sampler)?;
+        *host_time += begun.elapsed();
+        *held = Held::Behind;
+        let guesses = &self.draft[1..];
+        let before = history.len();
+        let ready = &mut self.ready;
+        let accepted = steps.ids(model, &verified, |chosen| {
+            let mut guesses = guesses.iter();
+            for id in chosen {
+                ready.push_back(id);
+                if guesses.next() != Some(&id) {
+                    break;
+                }
+            }
+            ready.len() - 1
+        })?;
+        steps.note_seen(model, before, &self.draft[..=accepted]);
+        self.acceptance.drafted += guesses.len();
+        self.acceptance.accepted += accepted;
+        self.acceptance.steps += 1;
+        Ok(())
+    }
+
+    /// Submits blocks until enough are under way or no more steps are wanted.
+    fn submit(&mut self) -> Result<()> {
+        let start = self.session.history.len() + 1 - self.yielded;
+        let wanted = (self.limit - 1).min(self.session.context() - start);
+        while self.blocks.len() < IN_FLIGHT && self.submitted < wanted {
+            let count = self.pace.tokens().min(wanted - self.submitted);
+            let begun = Instant::now();
+            let position = start + self.submitted;
+            let block = self.session.steps.decode(&self.session.model, position, count, &self.sampler)?;
+            self.session.host_time += begun.elapsed();
+            self.session.held = Held::Behind;
+            self.submitted += count;
+            self.blocks.push_back(block);
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Tokens<'_> {
+    type Item = Result<u32>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let item = self.step().transpose();
+        self.done = !matches!(item, Some(Ok(_)));
+        item
+    }
+}
+
+impl Drop for Tokens<'_> {
+    fn drop(&mut self) {
+        let all_taken = self.submitted > 0 && self.submitted + 1 == self.yielded;
+        if all_taken && self.sampler.is_greedy() {
+            self.session.held = Held::Here(self.last);
+        }
+    }
+}
+
+/// How many tokens go into a submission.
+#[derive(Debug)]
+struct Pace {
+    tokens: usize,
+    /// When the last block came back, unless the number is fixed.
+    adapt: bool,
+    before: Option<Instant>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { tokens: 1, adapt: true, before: None }
+    }
+}
+
+impl Pace {
+    fn fixed(tokens: usize) -> Self {
+        Self { tokens, adapt: false, before: None }
+    }
+
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Takes note that a block of tokens came back: the next one may take as long as [`LATENCY`], but no more
+    /// than twice the tokens, as the first are slower than those that follow.
+    fn observe(&mut self, count: usize) {
+        let now = Instant::now();
+        if let Some(before) = self.before.replace(now).filter(|_| self.adapt) {
+            let each = (now - before).as_secs_f64() / count as f64;
+            let fit = (LATENCY.as_secs_f64() / each.max(1e-9)) as usize;
+            self.tokens = fit.clamp(1, (2 * self.tokens).min(MAX_TOKENS_PER_SUBMIT));
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Speculation: tokens are guessed, and one step verifies all of them.
+//!
+//! A step of a few rows reads each weight once, as a step of one row does, so where decoding is bound by memory
+//! the verification of seven guesses costs little more than one token. A row computes bit for bit what decoding
+//! computes at its position, and its choice depends on nothing but the seed and that position: what is accepted is
+//! the text of plain decoding.
+
+use crate::error::{Error, Result};
+use crate::kernels::FEW_TOKENS;
+use crate::sampler::Sampler;
+use crate::session::Session;
+
+/// Most tokens that one step verifies behind the token that it has to decode anyway.
+pub const MAX_DRAFT: usize = FEW_TOKENS - 1;
+/// Longest run of tokens that is looked up.
+const LONGEST_RUN: usize = 3;
+
+/// What guesses the next tokens.
+#[derive(Debug)]
+pub struct Drafter {
+    tokens: usize,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// The sequence itself.
+    Lookup,
+    /// A smaller model, which reads the same sequence.
+    Model(Box<Session>),
+}
+
+impl Drafter {
+    /// Returns a drafter that looks the newest tokens up earlier in the sequence, and guesses that the same
+    /// `tokens` tokens follow (prompt lookup).
+    ///
+    /// # Errors
+    /// When `tokens` is not within 1 to [`MAX_DRAFT`].
+    pub fn lookup(tokens: usize) -> Result<Self> {
+        Self::new(tokens, Source::Lookup)
+    }
+
+    /// Returns a drafter that lets another model go on greedily for `tokens` tokens.
+    ///
+    /// # Errors
+    /// When `tokens` is not within 1 to [`MAX_DRAFT`].
+    pub fn model(draft: Session, tokens: usize) -> Result<Self> {
+        Self::new(tokens, Source::Model(Box::new(draft)))
+    }
+
+    fn new(tokens: usize, source: Source) -> Result<Self> {
+        if !(1..=MAX_DRAFT).contains(&tokens) {
+            return Err(Error::Input(format!("{tokens} drafted tokens are not within 1 to {MAX_DRAFT}")));
+        }
+        Ok(Self { tokens, source })
+    }
+
+    /// Refuses a drafter that knows other tokens than the model.
+    pub(super) fn check(&self, vocab_size: usize) -> Result<()> {
+        let Source::Model(draft) = &self.source else { return Ok(()) };
+        let own = draft.model.config.vocab_size;
+        if own == vocab_size {
+            return Ok(());
+        }
+        Err(Error::Input(format!(
+            "the draft model knows {own} tokens, the model {vocab_size}: they have to agree"
+        )))
+    }
+
+    /// Appends at most `most` guesses to `draft` at what follows `history` and `last`.
+    pub(super) fn draft(
+        &mut self,
+        history: &[u32],
+        last: u32,
+        most: usize,
+        draft: &mut Vec<u32>,
+    ) -> Result<()> {
+        let most = most.min(self.tokens);
+        match &mut self.source {
+            Source::Lookup => draft.extend_from_slice(looked_up(history, last, most)),
+            Source::Model(session) => follow(session, history, last, most, draft)?,
+        }
+        Ok(())
+    }
+}
+
+/// Returns what followed the newest earlier occurrence of the longest run that `history` and `last` end with.
+fn looked_up(history: &[u32], last: u32, most: usize) -> &[u32] {
+    for run in (1..=LONGEST_RUN.min(history.len())).rev() {
+        let (before, known) = (run - 1, history.len());
+        // The run ends at `end - 1`; the last one possible ends with the newest token of the history.
+        let matches = |end: &usize| {
+            history[end - 1] == last && history[end - run..end - 1] == history[known - before..]
+        };
+        if let Some(end) = (run..=known).rev().find(|end| *end < known && matches(end)) {
+            return &history[end..known.min(end + most)];
+        }
+    }
+    &[]
+}
+
+/// Lets a session go on behind `history` and `last`.
+fn follow(
+    session: &mut Session,
+    history: &[u32],
+    last: u32,
+    most: usize,
+    draft: &mut Vec<u32>,
+) -> Result<()> {
+    let most = most.min(session.context().saturating_sub(history.len() + 1));
+    if most == 0 {
+        return Ok(());
+    }
+    let common = session.history().iter().zip(history).take_while(|(a, b)| a == b).count();
+    session.rollback(common)?;
+    session.prefill(&[&history[common..], &[last]].concat())?;
+    let tokens = session.generate(Sampler::greedy()).through_end().limit(most).tokens_per_submit(most)?;
+    for id in tokens {
+        draft.push(id?);
+    }
+    Ok(())
+}
+
+/// How good the guesses were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acceptance {
+    /// Tokens that were guessed.
+    pub drafted: usize,
+    /// Guesses that were right, up to the first wrong one of each step.
+    pub accepted: usize,
+    /// Steps of the model.
+    pub steps: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_occurrence_of_the_longest_run_is_taken() {
+        let history = [7, 1, 2, 3, 9, 2, 3, 8, 3, 6, 2];
+        // `2 3` stands at 2 and at 5, after a 1 and a 9; the newest token of the history is the 2.
+        assert_eq!(looked_up(&history, 3, 4), [8, 3, 6, 2]);
+        assert_eq!(looked_up(&history, 3, 1), [8]);
+        // A run of three beats a newer one of two.
+        assert_eq!(looked_up(&[1, 2, 3, 4, 5, 2, 3, 6, 1, 2], 3, 2), [4, 5]);
+        // One token alone, and none.
+        assert_eq!(looked_up(&[5, 6, 7], 5, 3), [6, 7]);
+        assert!(looked_up(&[5, 6, 7], 8, 3).is_empty());
+        assert!(looked_up(&[], 8, 3).is_empty());
+        // Repetitions of one token overlap with themselves.
+        assert_eq!(looked_up(&[4, 4, 4], 4, 2), [4]);
+    }
+
+    #[test]
+    fn drafts_out_of_range_are_refused() {
+        for tokens in [0, MAX_DRAFT + 1] {
+            let message = Drafter::lookup(tokens).unwrap_err().to_string();
+            assert!(message.contains(&tokens.to_string()) && message.contains('7'), "{message}");
+        }
+        Drafter::lookup(MAX_DRAFT).unwrap();
+    }
+}

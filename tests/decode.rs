@@ -1,0 +1,203 @@
+//! Decoding on the device: what a token takes, as the plans of the published sizes say it, and that the text does
+//! not depend on how many tokens share a submission or on guesses.
+
+mod common;
+
+use samara::gpu::Counters;
+use samara::graph::Graph;
+use samara::model::layout::Layout;
+use samara::model::openelm::{self, StepShape};
+use samara::model::{Checkpoint, Size, demo};
+use samara::quant::Format;
+use samara::sampler::{Sampler, SamplerOptions};
+use samara::session::{Drafter, MAX_DRAFT, MAX_TOKENS_PER_SUBMIT};
+use samara::{Error, Fusion, KvFormat, LoadOptions, Model, Result, Session};
+
+/// Tokens that are compared: more than two blocks of the largest size.
+const TOKENS: usize = 80;
+
+fn demo() -> Option<Model> {
+    let gpu = common::gpu()?;
+    Some(Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, LoadOptions::default()).unwrap())
+}
+
+fn session(model: &Model) -> Session {
+    let mut session = model.session(Some(128)).unwrap();
+    session.prefill(&demo::KNOWN_PROMPT).unwrap();
+    session
+}
+
+/// What stepping by hand gives: one token, one submission, one read-back.
+fn by_hand(model: &Model, tokens: usize) -> Vec<u32> {
+    let mut session = session(model);
+    let mut ids = vec![session.next_greedy().unwrap()];
+    while ids.len() < tokens {
+        session.prefill(&ids[ids.len() - 1..]).unwrap();
+        ids.push(session.next_greedy().unwrap());
+    }
+    ids
+}
+
+fn random(seed: u64) -> Sampler {
+    let options = SamplerOptions {
+        temperature: 0.9,
+        top_k: 50,
+        top_p: 0.95,
+        min_p: 0.01,
+        repeat_penalty: 1.1,
+        repeat_window: 24,
+        seed,
+    };
+    Sampler::new(options).unwrap()
+}
+
+fn generated(session: &mut Session, sampler: Sampler, tokens: usize, per_submit: Option<usize>) -> Vec<u32> {
+    let mut stream = session.generate(sampler).through_end().limit(tokens);
+    if let Some(count) = per_submit {
+        stream = stream.tokens_per_submit(count).unwrap();
+    }
+    stream.collect::<Result<Vec<u32>>>().unwrap()
+}
+
+#[test]
+fn the_tokens_are_the_same_for_every_size_of_submission() {
+    let Some(model) = demo() else { return };
+    let plain = by_hand(&model, TOKENS);
+    let drawn = generated(&mut session(&model), random(7), TOKENS, Some(1));
+    assert_ne!(drawn, plain);
+    assert_ne!(drawn, generated(&mut session(&model), random(8), TOKENS, Some(1)));
+    for per_submit in [None, Some(1), Some(2), Some(7), Some(MAX_TOKENS_PER_SUBMIT)] {
+        let found = generated(&mut session(&model), Sampler::greedy(), TOKENS, per_submit);
+        assert_eq!(found, plain, "{per_submit:?} tokens a submission");
+        let found = generated(&mut session(&model), random(7), TOKENS, per_submit);
+        assert_eq!(found, drawn, "{per_submit:?} tokens a submission, drawn");
+    }
+}
+
+#[test]
+fn what_ran_ahead_of_the_tokens_taken_is_forgotten() {
+    let Some(model) = demo() else { return };
+    let (plain, mut session) = (by_hand(&model, 12), session(&model));
+    let logits = |session: &mut Session| {
+        session.next_logits().unwrap().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    for taken in [1, 3, 6] {
+        session.rollback(0).unwrap();
+        session.prefill(&demo::KNOWN_PROMPT).unwrap();
+        let tokens = session.generate(Sampler::greedy()).tokens_per_submit(MAX_TOKENS_PER_SUBMIT).unwrap();
+        assert_eq!(tokens.take(taken).map(Result::unwrap).collect::<Vec<_>>(), plain[..taken]);
+        let history = [&demo::KNOWN_PROMPT[..], &plain[..taken - 1]].concat();
+        assert_eq!(session.history(), history);
+        // The next logits, the next token and the tokens after it are those of a session that never ran ahead.
+        let found = logits(&mut session);
+        assert_eq!(session.next_greedy().unwrap(), plain[taken - 1]);
+        assert_eq!(generated(&mut session, Sampler::greedy(), 5, None), plain[taken - 1..][..5]);
+        session.rollback(0).unwrap();
+        session.prefill(&demo::KNOWN_PROMPT).unwrap();
+        plain[..taken - 1].iter().for_each(|&id| session.prefill(&[id]).unwrap());
+        assert_eq!(logits(&mut session), found, "after {taken} tokens");
+    }
+}
+
+#[test]
+fn a_submission_holds_its_tokens_and_a_token_is_one_pass() {
+    let Some(model) = demo() else { return };
+    let mut session = session(&model);
+    let each = model.counts(1).dispatches as u64;
+    let mut counted = |tokens: usize, per_submit: usize| {
+        session.rollback(demo::KNOWN_PROMPT.len() - 1).unwrap();
+        session.prefill(&demo::KNOWN_PROMPT[demo::KNOWN_PROMPT.len() - 1..]).unwrap();
+        session.next_greedy().unwrap();
+        let before = model.gpu().counters();
+        assert_eq!(generated(&mut session, Sampler::greedy(), tokens, Some(per_submit)).len(), tokens);
+        model.gpu().counters() - before
+    };
+    // The first token was chosen by the step of the prompt.
+    let expected = |submits, steps| Counters { submits, passes: steps, dispatches: steps * each };
+    assert_eq!(counted(33, 32), expected(1, 32));
+    assert_eq!(counted(65, 32), expected(2, 64));
+    assert_eq!(counted(33, 1), expected(32, 32));
+    assert_eq!(counted(34, 32), expected(2, 33), "a block holds no more steps than tokens are wanted");
+}
+
+#[test]
+fn blocks_end_with_the_context_and_sizes_out_of_range_are_refused() {
+    let Some(model) = demo() else { return };
+    let prompt = &demo::KNOWN_PROMPT;
+    let mut session = model.session(Some(prompt.len() + 5)).unwrap();
+    session.prefill(prompt).unwrap();
+    let found = generated(&mut session, Sampler::greedy(), TOKENS, Some(32));
+    assert_eq!(found, by_hand(&model, 6), "a full context still has a next token");
+    for count in [0, MAX_TOKENS_PER_SUBMIT + 1] {
+        let Err(Error::Input(message)) = session.generate(Sampler::greedy()).tokens_per_submit(count) else {
+            panic!("{count} tokens a submission were taken");
+        };
+        assert!(message.contains(&count.to_string()) && message.contains("32"), "{message}");
+    }
+}
+
+#[test]
+fn guesses_change_nothing_but_the_number_of_steps() {
+    let Some(model) = demo() else { return };
+    let plain = by_hand(&model, TOKENS);
+    let drawn = generated(&mut session(&model), random(7), TOKENS, Some(1));
+    for tokens in 1..=MAX_DRAFT {
+        for (expected, sampler) in [(&plain, Sampler::greedy()), (&drawn, random(7))] {
+            let mut session = session(&model);
+            let drafter = Drafter::lookup(tokens).unwrap();
+            let stream = session.generate(sampler).through_end().limit(TOKENS).speculate(drafter).unwrap();
+            assert_eq!(&stream.collect::<Result<Vec<u32>>>().unwrap(), expected, "{tokens} guesses");
+            assert_eq!(session.position(), demo::KNOWN_PROMPT.len() + TOKENS - 1);
+        }
+    }
+}
+
+#[test]
+fn a_model_that_drafts_for_itself_is_always_right() {
+    let Some(model) = demo() else { return };
+    let plain = by_hand(&model, TOKENS);
+    let mut session = session(&model);
+    let drafter = Drafter::model(model.session(Some(128)).unwrap(), 7).unwrap();
+    let mut stream =
+        session.generate(Sampler::greedy()).through_end().limit(TOKENS).speculate(drafter).unwrap();
+    assert_eq!(stream.by_ref().collect::<Result<Vec<u32>>>().unwrap(), plain);
+    let found = stream.acceptance();
+    assert_eq!(found.accepted, found.drafted);
+    // The first token is there; each step gives seven guesses and one more.
+    assert_eq!(found.steps, (TOKENS - 1).div_ceil(8));
+}
+
+/// The graph of a decoded token of a published size.
+fn token(size: Size, format: Format, kv: KvFormat) -> (Graph, u64) {
+    let checkpoint = Checkpoint::synthetic(size, 0);
+    let layout = Layout::new(checkpoint.weights(), |_| format, 1 << 31);
+    let shape = StepShape::greedy(1, 2048, kv.dtype());
+    let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
+    Fusion::all().apply(&mut graph);
+    (graph, layout.bytes())
+}
+
+#[test]
+fn a_token_takes_five_dispatches_a_layer_and_three() {
+    for (size, layers) in [(Size::M270, 16), (Size::M450, 20), (Size::B1_1, 28), (Size::B3, 36)] {
+        let (graph, _) = token(size, Format::Q8_0, KvFormat::F16);
+        assert_eq!(graph.ops().len(), 5 * layers + 3, "{size:?}");
+    }
+}
+
+#[test]
+fn a_token_reads_the_weights_and_the_live_cache_once_and_little_else() {
+    for size in [Size::M270, Size::M450, Size::B1_1, Size::B3] {
+        let config = Checkpoint::synthetic(size, 0).config().clone();
+        let heads: usize = config.layers.iter().map(|layer| layer.kv_heads).sum();
+        for format in Format::ALL {
+            let (graph, weights) = token(size, format, KvFormat::F16);
+            for position in [0, 511, 2047] {
+                let cache = KvFormat::F16.bytes((2 * heads * config.head_dim * position) as u64);
+                let read: u64 = graph.ops().iter().map(|op| op.kernel.cost(position).read).sum();
+                let share = read as f64 / (weights + cache) as f64;
+                assert!((0.99..=1.02).contains(&share), "{size:?} {format} at {position}: {share}");
+            }
+        }
+    }
+}
