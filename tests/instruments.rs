@@ -39,7 +39,7 @@ fn the_demo_is_verified_in_every_format_and_a_wrong_shader_is_noticed() {
         verify(&Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap()).unwrap();
     }
     let mut gpu = gpu.at_tier(gpu.tier()).unwrap();
-    gpu.set_shaders(wrong_shader("norm_matvec.wgsl", "= totals[r];", "= totals[r] + 0.01;"));
+    gpu.set_shaders(wrong_shader("matvec_add.wgsl", "+ totals[r];", "- totals[r];"));
     let message = verify(&micro(gpu, Format::Bf16)).unwrap_err().to_string();
     assert!(message.contains("nothing is timed"), "{message}");
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::{Access, Dispatch, Kernel};
+use crate::kernels::{Access, Choice, Dispatch, Kernel};
 use crate::translate::Module;
 
 /// A compiled kernel with the layouts of its bind groups.
@@ -31,7 +31,22 @@ impl Gpu {
     /// Returns the dispatch of a kernel on this device, with tuned values where there are some.
     pub fn dispatch(&self, kernel: &dyn Kernel) -> Dispatch {
         let source = || self.shaders().source(&kernel.source(self.tier()));
-        kernel.dispatch(self.tier(), &self.tuning().choice(kernel, self.tier(), source))
+        let tuned = self.tuning().choice(kernel, self.tier(), source);
+        kernel.dispatch(self.tier(), &tuned.or(self.suited(kernel)))
+    }
+
+    /// Returns the values with which a kernel runs on this device without tuning.
+    pub fn untuned(&self, kernel: &dyn Kernel) -> Choice {
+        let tunables = kernel.tunables();
+        let suited = self.suited(kernel);
+        tunables.iter().map(|tunable| (tunable.name.to_owned(), suited.of(tunable))).collect()
+    }
+
+    fn suited(&self, kernel: &dyn Kernel) -> Choice {
+        match self.summary().subgroup_sizes {
+            Some((least, most)) if self.tier().subgroup && least == most => kernel.suited_to(least),
+            _ => Choice::default(),
+        }
     }
 
     /// Returns the pipeline of a kernel whose weights have `planes` planes, compiled on first use.

@@ -67,7 +67,7 @@ pub fn tune(
     let kernel = &*case.kernel;
     let source = gpu.shaders().source(&kernel.source(gpu.tier()));
     let (mut fitting, mut dropped) = candidates(gpu, kernel, &source)?;
-    let default = Choice::defaults(&kernel.tunables());
+    let default = gpu.untuned(kernel);
     fitting.retain(|choice| *choice != default);
 
     let prepared = Prepared::new(case);

@@ -11,7 +11,7 @@ use crate::session::{LoadOptions, Model, Session};
 /// Largest error between the logits of one step and of many: f32 sums in another order, and keys and values
 /// that an f16 cache then rounds the other way.
 const TOLERANCE: f64 = 1e-5;
-/// Tokens of the prompt that both ways go through: as few as take the kernels of a prefill.
+/// Tokens of the prompt that both ways go through: a prefill of fewer computes its products as decoding does.
 const TOKENS: usize = FEW_TOKENS + 1;
 
 /// Checks that the device of a model tells the demo's fable, with the model's format, cache, rules and

@@ -73,6 +73,10 @@ impl Kernel for MatvecSwiglu {
         self.product.tunables()
     }
 
+    fn suited_to(&self, size: u32) -> Choice {
+        self.product.suited_to(size)
+    }
+
     fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch {
         let Product { tokens, rows, cols, .. } = self.product;
         let params = Params { cols: dim(cols), ffn_dim: dim(rows / 2), tokens: dim(tokens) };

@@ -251,6 +251,12 @@ impl Choice {
         *chosen.unwrap_or(&tunable.default)
     }
 
+    /// Returns the same with values of `other` for what is not chosen.
+    pub fn or(mut self, other: Self) -> Self {
+        other.0.into_iter().for_each(|(name, value)| _ = self.0.entry(name).or_insert(value));
+        self
+    }
+
     /// Yields names and values in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
         self.0.iter().map(|(name, &value)| (name.as_str(), value))
@@ -334,6 +340,12 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
     /// Returns what may be tuned.
     fn tunables(&self) -> Vec<Tunable> {
         Vec::new()
+    }
+
+    /// Returns the values that take the place of defaults, where nothing was tuned, on a device whose subgroups
+    /// all have `size` invocations.
+    fn suited_to(&self, _size: u32) -> Choice {
+        Choice::default()
     }
 
     /// Returns overrides, parameters and grid, with tunables as chosen.

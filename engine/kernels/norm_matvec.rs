@@ -103,6 +103,10 @@ impl Kernel for NormMatvec {
         self.product.tunables()
     }
 
+    fn suited_to(&self, size: u32) -> Choice {
+        self.product.suited_to(size)
+    }
+
     fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch {
         let Product { tokens, rows, cols, .. } = self.product;
         let params = Params {

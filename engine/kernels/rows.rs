@@ -56,6 +56,13 @@ impl Product {
         vec![Tunable { values: vec![8, 16, 32, 64, 128], ..Tunable::workgroup(default) }]
     }
 
+    /// Returns a workgroup of one subgroup, which needs no barrier: 10 % less time, and 8 invocations in place
+    /// of 32 another 34 %, on llvmpipe (subgroups of 8, [1152, 1280] q4_0). With subgroups of 32 the default is
+    /// one, or two where there are chunks for as many.
+    pub fn suited_to(&self, size: u32) -> Choice {
+        (size != 32).then(|| ("WG".to_owned(), size)).into_iter().collect()
+    }
+
     /// Returns the tokens that one workgroup takes: 1, 2, 4 or, where subgroups spare the workgroup memory, 8.
     fn tile(&self, tier: Tier) -> usize {
         self.tokens.next_power_of_two().min(if tier.subgroup { 8 } else { 4 })
