@@ -3,12 +3,16 @@
 // A row is a token of one sequence or of a batch: see `place` and `slot`. One workgroup for each query head of
 // each row, so that a row's bits depend on no other row; cached keys past its place are not read.
 // One workgroup per query head rather than per group: H of them fill a device better than Hkv, and the
-// group's second to last readings of K and V hit the cache.
-// Measured with lavapipe only (software, 2 cores), H 20, Hkv 5, Dh 64, an f16 cache: 1.0 ms for 512 keys,
-// 3.8 ms for 2048.
+// group's second to last readings of K and V hit the cache. Still H are few: SPLITS workgroups may share the
+// keys of each, if one head takes an SM longer than the launch of attention_merge.wgsl. By arithmetic, not yet
+// measured: 3 us a launch, and some 50 kB/us that one SM streams (twice its share of an H100), are 150 kB; a
+// split into n saves (n - 1) / n of the K and V of a head, 256 B a key at Dh 64 in f16: with n = 4 it pays from
+// about 800 keys on (400 at Dh 128), with n = 8 from 700; it never pays where T * H fills the device.
+// Measured with lavapipe only (software, 2 cores), H 20, Hkv 5, Dh 64, an f16 cache: 3.8 ms for 2048 keys.
 
 override WG: u32 = 256;
 override COLS: u32 = 16; // Dh / 4
+override SPLITS: u32 = 1; // workgroups that share the keys of a row and head
 
 struct Params {
     tokens: u32, // T
@@ -25,7 +29,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> k_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
 @group(0) @binding(3) var<storage, read> v_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
 @group(0) @binding(4) var<storage, read> position: array<u32>; // [1], of a batch [T, 2]
-@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4]
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4], or [T, H, SPLITS, Dh / 4 + 1]
 
 var<workgroup> scratch: array<f32, WG>; // of reduce_max
 
@@ -62,8 +66,7 @@ fn run(at: Invocation) {
     let t = at.group.y;
     let kv_head = head / (params.query_heads / params.kv_heads);
     let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * COLS;
-    let mix = attend(View(t * params.stride + head * COLS, cache), 0u, place(t) + 1u, at);
-    if at.index < COLS {
-        out[(t * params.query_heads + head) * COLS + at.index] = mix.sum / mix.total;
-    }
+    let share = share_of(place(t) + 1u, at.group.z);
+    let mix = attend(View(t * params.stride + head * COLS, cache), share.x, share.y, at);
+    store(t * params.query_heads + head, at.group.z, mix, at.index);
 }

@@ -4,18 +4,19 @@
 //   out[t,h,:] = sum_s softmax_s(query . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= place(t), G = H / Hkv
 // One workgroup for each query head of each row. Dispatches are ordered, workgroups are not: what this step
 // adds to the cache is not there yet. So each workgroup makes the keys and values of all rows that its row sees
-// (`seen`, at most 8) along with its query; one query head of a group writes the row's to the cache. No cached
+// (`seen`, at most 8) along with its query; one of a group writes the row's to the cache. No cached
 // row is both written and read here. What is made goes through workgroup memory as the cache's words: rounded
 // and widened again in registers, drivers may skip both (Mesa does).
 // LANES invocations prepare a head as in qk_norm.wgsl and rope.wgsl; then lib/attend.wgsl. In a chunk cached
 // keys come first, then this step's, each with its loop: in order, so that bits are the same as if all had
-// been cached, and without a branch around the loads of the first.
+// been cached, and without a branch around the loads of the first. SPLITS: see attention_decode.wgsl.
 // Saves a launch and the round trip of q against qk_norm_rope.wgsl, three launches against primitive kernels.
 // All 8 storage buffers of WebGPU's default limits are in use.
 
 override WG: u32 = 256;
 override LANES: u32 = 8; // Dh / 8
 override COLS: u32 = 16; // Dh / 4
+override SPLITS: u32 = 1; // workgroups that share the keys of a row and head
 
 const FEW_TOKENS: u32 = 8; // of engine/kernels/mod.rs
 
@@ -37,7 +38,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read> position: array<u32>; // [1], of a batch [T, 2]
 @group(0) @binding(6) var<storage, read_write> k_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
 @group(0) @binding(7) var<storage, read_write> v_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
-@group(0) @binding(8) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4]
+@group(0) @binding(8) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4], or [T, H, SPLITS, Dh / 4 + 1]
 
 var<workgroup> scratch: array<f32, WG>; // of head_sum and reduce_max
 var<workgroup> query: array<vec4<f32>, COLS>; // prepared by the first LANES; read by all
@@ -157,11 +158,11 @@ fn run(at: Invocation) {
     let kv_head = head / members;
     let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * COLS;
     let keys = place(t) + 1u;
-    let view = View(t, head, kv_head, cache, keys - seen(t), head % members == 0u);
+    let writes = head % members == 0u && at.group.z == 0u;
+    let view = View(t, head, kv_head, cache, keys - seen(t), writes);
     take_values(view, at.index);
     prepare(view, at.index);
-    let mix = attend(view, 0u, keys, at);
-    if at.index < COLS {
-        out[(t * params.query_heads + head) * COLS + at.index] = mix.sum / mix.total;
-    }
+    let share = share_of(keys, at.group.z);
+    let mix = attend(view, share.x, share.y, at);
+    store(t * params.query_heads + head, at.group.z, mix, at.index);
 }

@@ -153,25 +153,28 @@ fn a_chunk_without_logits_ends_with_the_last_cache_write() {
 
 #[test]
 fn a_few_tokens_and_a_batch_attend_row_by_row_and_more_tokens_in_tiles() {
-    let attention = |tokens, batch: Option<usize>| {
+    let attention = |tokens, batch: Option<usize>, splits| {
         let checkpoint = Checkpoint::synthetic(Size::M270, 0);
         let layout = Layout::new(checkpoint.weights(), |_| Format::Q8_0, WHOLE);
         let logits = if batch.is_some() { Logits::All } else { Logits::Last };
-        let shape = StepShape { logits, batch, ..StepShape::greedy(tokens, 64, KvFormat::F16.dtype()) };
+        let shape =
+            StepShape { logits, batch, splits, ..StepShape::greedy(tokens, 64, KvFormat::F16.dtype()) };
         let mut step = openelm::step(checkpoint.config(), &layout, shape);
         Fusion::all().apply(&mut step.graph);
         let shapes = [step.position, step.caches[0][0], step.logits.unwrap()];
         let shapes = shapes.map(|tensor| step.graph.tensors()[tensor].shape.dims().to_vec());
         let names: Vec<&str> = step.graph.ops().iter().map(|op| op.kernel.name()).collect();
         let count = |name| names.iter().filter(|found| **found == name).count();
-        (["qk_norm_rope_attention", "attention", "argmax"].map(count), shapes)
+        (["qk_norm_rope_attention", "attention_merge", "attention", "argmax"].map(count), shapes)
     };
-    let of_one = |tokens| attention(tokens, None);
+    let of_one = |tokens, splits| attention(tokens, None, splits);
     let vocab = Checkpoint::synthetic(Size::M270, 0).config().vocab_size;
-    assert_eq!(of_one(8), ([16, 0, 1], [vec![1], vec![3, 64, 64], vec![1, vocab]]));
-    assert_eq!(of_one(9), ([0, 16, 1], [vec![1], vec![3, 64, 64], vec![1, vocab]]));
+    assert_eq!(of_one(8, 1), ([16, 0, 0, 1], [vec![1], vec![3, 64, 64], vec![1, vocab]]));
+    assert_eq!(of_one(9, 1), ([0, 0, 16, 1], [vec![1], vec![3, 64, 64], vec![1, vocab]]));
     let shapes = [vec![40, 2], vec![64, 3, 64, 64], vec![40, vocab]];
-    assert_eq!(attention(40, Some(64)), ([16, 0, 1], shapes));
+    assert_eq!(attention(40, Some(64), 1), ([16, 0, 0, 1], shapes));
+    // Another dispatch for each layer, where it goes row by row.
+    assert_eq!((of_one(8, 4).0, of_one(9, 4).0), ([16, 16, 0, 1], [0, 0, 16, 1]));
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn kernels_are_listed_and_shown_without_a_gpu() {
 
     let show = |args: &[&str]| run(&[&["kernel", "show", "matvec", "--format", "q8_0"], args].concat());
     let wgsl = stdout(&show(&[]));
-    assert!(wgsl.starts_with("// Matrix times vector") && wgsl.contains("fn weight16"), "{wgsl}");
+    assert!(wgsl.starts_with("// Matrix times a few vectors") && wgsl.contains("fn weight16"), "{wgsl}");
     assert!(errors(&show(&[])).contains("q8_0], tier plain, WG=32"));
     assert!(stdout(&show(&["--target", "msl"])).contains("kernel void main_"));
     assert!(stdout(&show(&["--target", "hlsl"])).contains("[numthreads(32, 1, 1)]"));

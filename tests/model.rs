@@ -196,6 +196,7 @@ fn reference_logits(checkpoint: &Checkpoint, format: Format, prompt: &[u32], fus
         logits: Logits::All,
         sampling: None,
         batch: None,
+        splits: 1,
     };
     let mut step = openelm::step(checkpoint.config(), &layout, shape);
     fusion.apply(&mut step.graph);

@@ -5,6 +5,7 @@ mod common;
 
 use samara::gpu::{Bindings, BufferRange, Executor, Gpu, pack_values};
 use samara::kernels::attention_decode::AttentionDecode;
+use samara::kernels::attention_merge::AttentionMerge;
 use samara::kernels::qk_norm_rope::QkNormRope;
 use samara::kernels::qk_norm_rope_attention::QkNormRopeAttention;
 use samara::kernels::{Kernel, rope};
@@ -40,6 +41,8 @@ struct Way {
     fused: bool,
     dtype: DType,
     head_dim: usize,
+    /// Workgroups that share the keys of a head.
+    splits: usize,
 }
 
 /// A layer's cache on the device.
@@ -81,7 +84,7 @@ impl Cache {
 
     /// Runs a step; returns each row's output.
     fn step(&self, gpu: &Gpu, rows: &[Row]) -> Vec<Vec<u8>> {
-        let Way { fused, dtype, head_dim } = self.way;
+        let Way { fused, dtype, head_dim, splits } = self.way;
         let (mut tensors, mut ranges) = (Tensors::default(), Vec::new());
         let mut tensor = |name: &str, shape: Shape, dtype, range: BufferRange| {
             ranges.push(range);
@@ -107,22 +110,31 @@ impl Cache {
         let zeros = vec![0.0; wide.elements()];
         let q = input("q", wide.clone(), DType::F32, &zeros);
         let out = input("out", wide, DType::F32, &zeros);
+        let mix = if splits == 1 {
+            out
+        } else {
+            let parts = [rows.len(), H, splits, head_dim + 4];
+            input("parts", parts.into(), DType::F32, &vec![0.0; parts.iter().product()])
+        };
         let shape: Shape = match self.slots {
             Some(slots) => [slots, HKV, S, head_dim].into(),
             None => [HKV, S, head_dim].into(),
         };
         let k = tensor("k_cache", shape.clone(), dtype, self.k.clone());
         let v = tensor("v_cache", shape, dtype, self.v.clone());
-        let kernels: Vec<Box<dyn Kernel>> = if fused {
+        let mut kernels: Vec<Box<dyn Kernel>> = if fused {
             vec![Box::new(QkNormRopeAttention::new(
-                &tensors, qkv, q_weight, k_weight, table, position, k, v, out, 1e-6,
+                &tensors, qkv, q_weight, k_weight, table, position, k, v, mix, 1e-6,
             ))]
         } else {
             vec![
                 Box::new(QkNormRope::new(&tensors, qkv, q_weight, k_weight, table, position, q, k, v, 1e-6)),
-                Box::new(AttentionDecode::new(&tensors, q, k, v, position, out, H)),
+                Box::new(AttentionDecode::new(&tensors, q, k, v, position, mix, H)),
             ]
         };
+        if splits > 1 {
+            kernels.push(Box::new(AttentionMerge::new(&tensors, mix, out)));
+        }
         let ranges = Ranges(ranges);
         let steps = kernels.iter().map(|kernel| ("step", &**kernel));
         Executor::new(gpu, steps, &ranges).unwrap().run(gpu);
@@ -139,8 +151,10 @@ impl Cache {
 fn each_way(check: impl Fn(&Gpu, Way)) {
     for gpu in common::gpus() {
         for fused in [true, false] {
-            for (dtype, head_dim) in [(DType::F16, 64), (DType::F32, 128), (DType::F16, 32)] {
-                check(&gpu, Way { fused, dtype, head_dim });
+            for (dtype, head_dim, splits) in
+                [(DType::F16, 64, 1), (DType::F32, 128, 1), (DType::F16, 32, 1), (DType::F16, 64, 5)]
+            {
+                check(&gpu, Way { fused, dtype, head_dim, splits });
             }
         }
     }
@@ -163,6 +177,22 @@ fn tokens_of_a_sequence_are_the_same_one_by_one_and_together() {
                 assert!(together == alone, "{way:?}, tier {}: row {t} from {first} on", gpu.tier());
             }
             assert!(few.bytes(gpu) == single.bytes(gpu), "{way:?}, tier {}: cache", gpu.tier());
+        }
+    });
+}
+
+#[test]
+fn workgroups_that_share_the_keys_of_a_head_find_the_same() {
+    each_way(|gpu, way| {
+        // The first leaves most shares empty, the last one the last share short.
+        for (position, splits) in [(0, 5), (1, 3), (2, 2), (300, 8), (319, 7)] {
+            let row = Row { sequence: 4, position, slot: 0 };
+            let step = |splits| Cache::new(gpu, Way { splits, ..way }, &[4], false).step(gpu, &[row]);
+            let wide = |bytes: &[Vec<u8>]| -> Vec<f64> {
+                bytemuck::pod_collect_to_vec::<u8, f32>(&bytes[0]).into_iter().map(f64::from).collect()
+            };
+            let error = common::nmse(&wide(&step(splits)), &wide(&step(1)));
+            assert!(error <= 1e-12, "{way:?}, splits {splits} at {position}: NMSE {error:e}");
         }
     });
 }

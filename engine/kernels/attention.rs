@@ -140,7 +140,7 @@ impl Kernel for Attention {
     fn reference(&self, memory: &mut Memory) {
         memory.update(self.out, |memory, out| {
             let cache = [self.k_cache, self.v_cache, self.position];
-            self.cache.attend(memory, cache, self.query_heads, out, |[t, h]| {
+            self.cache.attend(memory, cache, [self.query_heads, 1], out, |[t, h]| {
                 let head_dim = self.cache.head_dim;
                 memory.read(self.q)[t * self.stride + h * head_dim..][..head_dim].to_vec()
             });

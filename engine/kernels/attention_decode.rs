@@ -9,7 +9,7 @@ use bytemuck::{Pod, Zeroable};
 use super::cache::Cache;
 use super::place::{PAST, RAGGED, Rows};
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, FEW_TOKENS, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
-use crate::tensor::{DType, TensorId, Tensors};
+use crate::tensor::{DType, Shape, TensorId, Tensors};
 
 /// Attention of a few rows over the KV cache.
 #[derive(Clone, Debug)]
@@ -23,12 +23,14 @@ pub struct AttentionDecode {
     /// Tokens cached before this step, `[1]` u32, or (position, slot) of each row of a batch, `[T, 2]` u32;
     /// clamped to the cache.
     pub position: TensorId,
-    /// Weighted values, `[T, H * Dh]` f32.
+    /// Weighted values, `[T, H * Dh]` f32; or, if several workgroups share the keys of a head, parts for
+    /// `attention_merge`, `[T, H, splits, Dh + 4]` f32.
     pub out: TensorId,
     /// Query heads `H`.
     pub query_heads: usize,
     stride: usize,
     cache: Cache,
+    splits: usize,
 }
 
 #[repr(C)]
@@ -68,8 +70,8 @@ impl AttentionDecode {
         assert!(query_heads.is_multiple_of(kv_heads), "{kv_heads} kv heads serve {query_heads} query heads");
         assert!(query_heads * head_dim <= stride && stride.is_multiple_of(4), "a row of q is {stride} values");
         tensors.expect(q, [tokens, stride], DType::F32);
-        tensors.expect(out, [tokens, query_heads * head_dim], DType::F32);
-        Self { q, k_cache, v_cache, position, out, query_heads, stride, cache }
+        let splits = cache.splits(tensors, out, query_heads);
+        Self { q, k_cache, v_cache, position, out, query_heads, stride, cache, splits }
     }
 }
 
@@ -119,9 +121,9 @@ impl Kernel for AttentionDecode {
         };
         let (wg, cols) = (choice.of(&self.tunables()[0]), self.cache.head_dim / 4);
         Dispatch {
-            overrides: vec![("WG", f64::from(wg)), ("COLS", cols as f64)],
+            overrides: vec![("WG", f64::from(wg)), ("COLS", cols as f64), ("SPLITS", self.splits as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(self.query_heads), dim(tokens), 1],
+            grid: [dim(self.query_heads), dim(tokens), dim(self.splits)],
         }
     }
 
@@ -130,7 +132,7 @@ impl Kernel for AttentionDecode {
         let rows = head * self.cache.places.tokens as u64;
         Cost {
             read: 4 * rows + 2 * self.cache.bytes(self.cache.keys_read(position)) + self.cache.places.bytes(),
-            written: 4 * rows,
+            written: self.cache.output_bytes(self.query_heads, self.splits),
             flops: 4 * head * self.cache.pairs(position) as u64,
         }
     }
@@ -138,7 +140,7 @@ impl Kernel for AttentionDecode {
     fn reference(&self, memory: &mut Memory) {
         memory.update(self.out, |memory, out| {
             let cache = [self.k_cache, self.v_cache, self.position];
-            self.cache.attend(memory, cache, self.query_heads, out, |[t, h]| {
+            self.cache.attend(memory, cache, [self.query_heads, self.splits], out, |[t, h]| {
                 let head_dim = self.cache.head_dim;
                 memory.read(self.q)[t * self.stride + h * head_dim..][..head_dim].to_vec()
             });
@@ -149,9 +151,10 @@ impl Kernel for AttentionDecode {
 /// OpenELM's heads, in either cache, for one row and a few; caches that end within a chunk or hold NaN past
 /// the step; batches.
 pub fn cases() -> Vec<Case> {
-    let case = |label: &str, (rows, s): (Rows, usize), heads: [usize; 3], dtype, fills: [Fill; 3], bench| {
+    let case = |label: &str, (rows, s, splits): (Rows, usize, usize), heads: [usize; 3], dtype, fills: [Fill; 3], bench| {
         let [h, hkv, dh] = heads;
-        let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}");
+        let splits_label = if splits == 1 { String::new() } else { format!(", splits {splits}") };
+        let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}{splits_label}");
         let mut case = CaseBuilder::new(label);
         if bench {
             case = case.benched();
@@ -162,7 +165,11 @@ pub fn cases() -> Vec<Case> {
         let k_cache = case.tensor("k_cache", shape.clone(), dtype, k_fill);
         let v_cache = case.tensor("v_cache", shape, dtype, v_fill);
         let position = rows.position(&mut case);
-        let out = case.tensor("out", [tokens, h * dh], DType::F32, Fill::Zero);
+        let out: Shape = match splits {
+            1 => [tokens, h * dh].into(),
+            _ => [tokens, h, splits, dh + 4].into(),
+        };
+        let out = case.tensor("out", out, DType::F32, Fill::Zero);
         let kernel = AttentionDecode::new(&case.tensors, q, k_cache, v_cache, position, out, h);
         (case, kernel)
     };
@@ -170,7 +177,7 @@ pub fn cases() -> Vec<Case> {
     let one = |position| Rows::Sequence(1, position);
     let mut cases = Vec::new();
     for dtype in [DType::F16, DType::F32] {
-        let mut push = |label: &str, place: (Rows, usize), heads: [usize; 3], bench: bool| {
+        let mut push = |label: &str, place: (Rows, usize, usize), heads: [usize; 3], bench: bool| {
             let (case, kernel) = case(label, place, heads, dtype, uniform(2.0), bench);
             cases.push(case.build(
                 kernel,
@@ -179,26 +186,29 @@ pub fn cases() -> Vec<Case> {
             ));
         };
         for heads in [[12, 3, 64], [16, 4, 64], [20, 5, 64], [12, 3, 128], [24, 6, 128]] {
-            push("OpenELM", (one(511), 512), heads, true);
+            push("OpenELM", (one(511), 512, 1), heads, true);
         }
-        push("full context", (one(2047), 2048), [20, 5, 64], true);
-        push("a few", (Rows::Sequence(5, 507), 512), [20, 5, 64], dtype == DType::F16);
+        push("full context", (one(2047), 2048, 1), [20, 5, 64], true);
+        push("full context", (one(2047), 2048, 8), [20, 5, 64], dtype == DType::F16);
+        push("uneven shares", (Rows::Sequence(4, 296), 300, 7), [4, 2, 64], false);
+        push("shares in a batch", (Rows::Batch(&[[299, 1], [70, 0]], 2), 300, 3), [4, 2, 32], false);
+        push("a few", (Rows::Sequence(5, 507), 512, 1), [20, 5, 64], dtype == DType::F16);
         for heads in [[2, 1, 32], [4, 2, 32], [6, 3, 32]] {
-            push("fable", (one(70), 256), heads, false);
+            push("fable", (one(70), 256, 1), heads, false);
         }
         for head_dim in [32, 64, 128] {
-            push("first token", (one(0), 37), [4, 1, head_dim], false);
-            push("last slot", (one(36), 37), [4, 1, head_dim], false);
-            push("one key past a chunk", (one(256), 300), [3, 3, head_dim], false);
-            push("one kv head for five", (one(299), 300), [5, 1, head_dim], false);
-            push("first tokens", (Rows::Sequence(8, 0), 37), [4, 1, head_dim], false);
-            push("across a chunk", (Rows::Sequence(7, 252), 300), [4, 2, head_dim], false);
-            push("ragged", (RAGGED, 300), [4, 2, head_dim], false);
+            push("first token", (one(0), 37, 1), [4, 1, head_dim], false);
+            push("last slot", (one(36), 37, 1), [4, 1, head_dim], false);
+            push("one key past a chunk", (one(256), 300, 1), [3, 3, head_dim], false);
+            push("one kv head for five", (one(299), 300, 1), [5, 1, head_dim], false);
+            push("first tokens", (Rows::Sequence(8, 0), 37, 1), [4, 1, head_dim], false);
+            push("across a chunk", (Rows::Sequence(7, 252), 300, 1), [4, 2, head_dim], false);
+            push("ragged", (RAGGED, 300, 1), [4, 2, head_dim], false);
         }
-        push("position past the cache is clamped", (one(4_000_000_000), 37), [4, 2, 64], false);
-        push("step past the cache is clamped", (Rows::Sequence(3, 4_000_000_000), 37), [4, 2, 64], false);
-        push("past the cache is clamped", (PAST, 37), [4, 2, 64], false);
-        let large = case("scores of hundreds", (one(290), 300), [8, 2, 64], dtype, uniform(30.0), false);
+        push("position past the cache is clamped", (one(4_000_000_000), 37, 1), [4, 2, 64], false);
+        push("step past the cache is clamped", (Rows::Sequence(3, 4_000_000_000), 37, 1), [4, 2, 64], false);
+        push("past the cache is clamped", (PAST, 37, 1), [4, 2, 64], false);
+        let large = case("scores of hundreds", (one(290), 300, 1), [8, 2, 64], dtype, uniform(30.0), false);
         cases.push(large.0.build(large.1, 1e-7, "f32 scores near 1000 are within 2^-12, and so are weights"));
         // What lies past the step was never written.
         let cached: Vec<f64> = (0..2 * 37 * 64)
@@ -206,10 +216,10 @@ pub fn cases() -> Vec<Case> {
             .collect();
         for rows in [one(20), Rows::Sequence(4, 17)] {
             let fills = [Fill::Uniform(2.0), Fill::Values(cached.clone()), Fill::Values(cached.clone())];
-            let stale = case("NaN past the step", (rows, 37), [8, 2, 64], dtype, fills, false);
+            let stale = case("NaN past the step", (rows, 37, 1), [8, 2, 64], dtype, fills, false);
             cases.push(stale.0.build(stale.1, 1e-12, "as the other cases: what is not visible is not used"));
         }
-        let zero = case("equal scores", (one(290), 300), [8, 2, 64], dtype, uniform(0.0), false);
+        let zero = case("equal scores", (one(290), 300, 1), [8, 2, 64], dtype, uniform(0.0), false);
         cases.push(zero.0.build(zero.1, 1e-12, "an f32 mean of at most 291 values"));
     }
     cases

@@ -101,41 +101,91 @@ impl Cache {
         }
     }
 
-    /// Computes attention over the cache: `out` is `[T, H, Dh]`, and `query` returns that of a row and head.
+    /// Returns how many workgroups share the keys of a row and head: 1 if `out` is `[T, H * Dh]`; as many as it
+    /// has parts if it is `[T, H, splits, Dh + 4]`.
+    ///
+    /// # Panics
+    /// When it is neither.
+    pub(super) fn splits(self, tensors: &Tensors, out: TensorId, query_heads: usize) -> usize {
+        let tokens = self.places.tokens;
+        if let &[_, _, splits, _] = tensors[out].shape.dims() {
+            tensors.expect(out, [tokens, query_heads, splits, self.head_dim + 4], DType::F32);
+            return splits;
+        }
+        tensors.expect(out, [tokens, query_heads * self.head_dim], DType::F32);
+        1
+    }
+
+    /// Returns the bytes of what attention gives, whole or in parts.
+    pub(super) fn output_bytes(self, query_heads: usize, splits: usize) -> u64 {
+        let part = if splits == 1 { self.head_dim } else { splits * (self.head_dim + 4) };
+        4 * (self.places.tokens * query_heads * part) as u64
+    }
+
+    /// Computes attention over the cache, whole or in parts: `query` returns that of a row and head.
     pub(super) fn attend(
         self,
         memory: &Memory,
         [k_cache, v_cache, position]: [TensorId; 3],
-        query_heads: usize,
+        [query_heads, splits]: [usize; 2],
         out: &mut [f64],
         query: impl Fn([usize; 2]) -> Vec<f64>,
     ) {
         let members = query_heads / self.kv_heads;
-        for (row, out) in out.chunks_mut(self.head_dim).enumerate() {
-            let (t, h) = (row / query_heads, row % query_heads);
+        let width = out.len() / (self.places.tokens * query_heads);
+        for (row, out) in out.chunks_mut(width).enumerate() {
+            let at @ [t, h] = [row / query_heads, row % query_heads];
             let seen = |cache| self.history(memory.read(cache), memory.read(position), [t, h / members]);
-            out.copy_from_slice(&mixed(&query([t, h]), seen(k_cache), seen(v_cache)));
+            let (q, keys, values) = (query(at), seen(k_cache), seen(v_cache));
+            if splits == 1 {
+                let mix = Mix::new(&q, keys, values);
+                out.iter_mut().zip(&mix.sum).for_each(|(out, sum)| *out = sum / mix.total);
+                continue;
+            }
+            let share = (keys.len() / q.len()).div_ceil(splits) * q.len();
+            let parts = out.chunks_mut(width / splits);
+            for (i, part) in parts.enumerate() {
+                let range = (i * share).min(keys.len())..((i + 1) * share).min(keys.len());
+                part.copy_from_slice(&Mix::new(&q, &keys[range.clone()], &values[range]).part());
+            }
         }
     }
 }
+
+/// Values by their weights, which are relative to the largest score.
+struct Mix {
+    top: f64,
+    total: f64,
+    sum: Vec<f64>,
+}
+
+impl Mix {
+    /// Mixes `values`, `[keys, Dh]` like `keys`, by what `q` scores.
+    fn new(q: &[f64], keys: &[f64], values: &[f64]) -> Self {
+        let dot = |key: &[f64]| -> f64 { q.iter().zip(key).map(|(q, k)| q * k).sum() };
+        let scores: Vec<f64> = keys.chunks(q.len()).map(|key| dot(key) / (q.len() as f64).sqrt()).collect();
+        let top = scores.iter().copied().fold(LOWEST, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
+        let mut sum = vec![0.0; q.len()];
+        for (weight, value) in weights.iter().zip(values.chunks(q.len())) {
+            sum.iter_mut().zip(value).for_each(|(sum, v)| *sum += weight * v);
+        }
+        Self { top, total: weights.iter().sum(), sum }
+    }
+
+    /// Returns what a workgroup leaves of its share: the score is in powers of two, as the shaders have it.
+    fn part(self) -> Vec<f64> {
+        let top = (self.top * std::f64::consts::LOG2_E).max(LOWEST);
+        [self.sum, vec![top, self.total, 0.0, 0.0]].concat()
+    }
+}
+
+/// The score of no key: `LOWEST` of the shaders.
+const LOWEST: f64 = -3e38;
 
 impl fmt::Display for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Hkv {}, Dh {}, {}", self.kv_heads, self.head_dim, self.dtype)?;
         if self.places.batch { write!(f, ", batch") } else { Ok(()) }
     }
-}
-
-/// Returns the weighted mean of `values`, `[keys, Dh]` like `keys`: attention of one query to all of them.
-fn mixed(q: &[f64], keys: &[f64], values: &[f64]) -> Vec<f64> {
-    let dot = |key: &[f64]| -> f64 { q.iter().zip(key).map(|(q, k)| q * k).sum() };
-    let scores: Vec<f64> = keys.chunks(q.len()).map(|key| dot(key) / (q.len() as f64).sqrt()).collect();
-    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    let mut out = vec![0.0; q.len()];
-    for (weight, value) in weights.iter().zip(values.chunks(q.len())) {
-        out.iter_mut().zip(value).for_each(|(out, v)| *out += weight / total * v);
-    }
-    out
 }

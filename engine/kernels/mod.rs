@@ -50,6 +50,7 @@ kernels! {
     argmax
     attention
     attention_decode
+    attention_merge
     embed
     kv_write
     matmul

@@ -11,7 +11,7 @@ use super::cache::Cache;
 use super::heads::Projection;
 use super::place::{PAST, RAGGED, Rows};
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, FEW_TOKENS, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
-use crate::tensor::{DType, TensorId, Tensors};
+use crate::tensor::{DType, Shape, TensorId, Tensors};
 
 /// Norm, rotation, cache append and attention of a few rows.
 #[derive(Clone, Debug)]
@@ -31,12 +31,14 @@ pub struct QkNormRopeAttention {
     pub k_cache: TensorId,
     /// Values, like the keys.
     pub v_cache: TensorId,
-    /// Weighted values, `[T, H * Dh]` f32.
+    /// Weighted values, `[T, H * Dh]` f32; or, if several workgroups share the keys of a head, parts for
+    /// `attention_merge`, `[T, H, splits, Dh + 4]` f32.
     pub out: TensorId,
     /// Added to the mean of squares.
     pub eps: f32,
     query_heads: usize,
     cache: Cache,
+    splits: usize,
 }
 
 #[repr(C)]
@@ -72,10 +74,10 @@ impl QkNormRopeAttention {
         out: TensorId,
         eps: f32,
     ) -> Self {
-        let &[tokens, columns] = tensors[out].shape.dims() else { panic!("attention gives [T, columns]") };
+        let &[tokens, columns] = tensors[qkv].shape.dims() else { panic!("a projection is [T, columns]") };
         let cache = Cache::new(tensors, [k_cache, v_cache], position, tokens);
         let Cache { kv_heads, capacity, head_dim, .. } = cache;
-        let query_heads = columns / head_dim;
+        let query_heads = columns / head_dim - 2 * kv_heads;
         assert!(cache.places.batch || tokens <= FEW_TOKENS, "{tokens} tokens of a sequence are not few");
         assert!(matches!(head_dim, 32 | 64 | 128), "qk_norm_rope_attention has no tile for Dh {head_dim}");
         assert!(query_heads.is_multiple_of(kv_heads), "{kv_heads} kv heads serve {query_heads} query heads");
@@ -83,8 +85,8 @@ impl QkNormRopeAttention {
         tensors.expect(q_weight, [head_dim], DType::F32);
         tensors.expect(k_weight, [head_dim], DType::F32);
         tensors.expect(table, [capacity, head_dim], DType::F32);
-        tensors.expect(out, [tokens, query_heads * head_dim], DType::F32);
-        Self { qkv, q_weight, k_weight, table, position, k_cache, v_cache, out, eps, query_heads, cache }
+        let splits = cache.splits(tensors, out, query_heads);
+        Self { qkv, q_weight, k_weight, table, position, k_cache, v_cache, out, eps, query_heads, cache, splits }
     }
 
     fn tokens(&self) -> usize {
@@ -147,9 +149,9 @@ impl Kernel for QkNormRopeAttention {
         };
         let wg = f64::from(choice.of(&self.tunables()[0]));
         Dispatch {
-            overrides: vec![("WG", wg), ("LANES", head_dim as f64 / 8.0), ("COLS", head_dim as f64 / 4.0)],
+            overrides: vec![("WG", wg), ("LANES", head_dim as f64 / 8.0), ("COLS", head_dim as f64 / 4.0), ("SPLITS", self.splits as f64)],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(self.query_heads), dim(self.tokens()), 1],
+            grid: [dim(self.query_heads), dim(self.tokens()), dim(self.splits)],
         }
     }
 
@@ -165,7 +167,7 @@ impl Kernel for QkNormRopeAttention {
             read: 4 * (queries + 2 * keys + rows + 2 * head)
                 + self.cache.places.bytes()
                 + 2 * (self.cache.bytes(self.cache.keys_read(position)) - appended),
-            written: 4 * queries + 2 * appended,
+            written: self.cache.output_bytes(self.query_heads, self.splits) + 2 * appended,
             flops: 7 * (queries + keys) + 4 * head * pairs,
         }
     }
@@ -175,7 +177,7 @@ impl Kernel for QkNormRopeAttention {
         projection.append(memory, self.k_cache, self.v_cache);
         memory.update(self.out, |memory, out| {
             let cache = [self.k_cache, self.v_cache, self.position];
-            self.cache.attend(memory, cache, self.query_heads, out, |at| projection.query(memory, at));
+            self.cache.attend(memory, cache, [self.query_heads, self.splits], out, |at| projection.query(memory, at));
         });
     }
 }
@@ -183,9 +185,10 @@ impl Kernel for QkNormRopeAttention {
 /// OpenELM's heads, in either cache, for one row and a few, where chunks of keys end and the cache does, and
 /// batches.
 pub fn cases() -> Vec<Case> {
-    let case = |label: &str, (rows, s): (Rows, usize), heads: [usize; 3], dtype, fills: [Fill; 2], bench| {
+    let case = |label: &str, (rows, s, splits): (Rows, usize, usize), heads: [usize; 3], dtype, fills: [Fill; 2], bench| {
         let ([h, hkv, dh], tokens) = (heads, rows.tokens());
-        let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}");
+        let splits_label = if splits == 1 { String::new() } else { format!(", splits {splits}") };
+        let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}{splits_label}");
         let mut case = CaseBuilder::new(label);
         if bench {
             case = case.benched();
@@ -199,7 +202,11 @@ pub fn cases() -> Vec<Case> {
         let position = rows.position(&mut case);
         let k_cache = case.tensor("k_cache", rows.cache([hkv, s, dh]), dtype, cached.clone());
         let v_cache = case.tensor("v_cache", rows.cache([hkv, s, dh]), dtype, cached);
-        let out = case.tensor("out", [tokens, h * dh], DType::F32, Fill::Zero);
+        let out: Shape = match splits {
+            1 => [tokens, h * dh].into(),
+            _ => [tokens, h, splits, dh + 4].into(),
+        };
+        let out = case.tensor("out", out, DType::F32, Fill::Zero);
         let kernel = QkNormRopeAttention::new(
             &case.tensors,
             qkv,
@@ -225,34 +232,37 @@ pub fn cases() -> Vec<Case> {
     let uniform = || [Fill::Uniform(2.0), Fill::Uniform(1.0)];
     let mut cases = Vec::new();
     for dtype in [DType::F16, DType::F32] {
-        let mut push = |label: &str, place: (Rows, usize), heads: [usize; 3], bench: bool| {
+        let mut push = |label: &str, place: (Rows, usize, usize), heads: [usize; 3], bench: bool| {
             cases.push(case(label, place, heads, dtype, uniform(), bench));
         };
         for heads in [[12, 3, 64], [16, 4, 64], [20, 5, 64], [12, 3, 128], [24, 6, 128]] {
-            push("OpenELM", (one(511), 512), heads, true);
+            push("OpenELM", (one(511), 512, 1), heads, true);
         }
-        push("full context", (one(2047), 2048), [20, 5, 64], true);
-        push("a few", (Rows::Sequence(5, 507), 512), [20, 5, 64], dtype == DType::F16);
+        push("full context", (one(2047), 2048, 1), [20, 5, 64], true);
+        push("full context", (one(2047), 2048, 8), [20, 5, 64], dtype == DType::F16);
+        push("uneven shares", (Rows::Sequence(4, 296), 300, 7), [4, 2, 64], false);
+        push("shares in a batch", (Rows::Batch(&[[299, 1], [70, 0]], 2), 300, 3), [4, 2, 32], false);
+        push("a few", (Rows::Sequence(5, 507), 512, 1), [20, 5, 64], dtype == DType::F16);
         for heads in [[2, 1, 32], [4, 2, 32], [6, 3, 32]] {
-            push("fable", (one(70), 256), heads, false);
+            push("fable", (one(70), 256, 1), heads, false);
         }
         for head_dim in [32, 64, 128] {
-            push("first token", (one(0), 37), [4, 1, head_dim], false);
-            push("last slot", (one(36), 37), [4, 1, head_dim], false);
-            push("one key past a chunk", (one(256), 300), [3, 3, head_dim], false);
-            push("one kv head for five", (one(299), 300), [5, 1, head_dim], false);
-            push("first tokens", (Rows::Sequence(8, 0), 37), [4, 1, head_dim], false);
-            push("across a chunk", (Rows::Sequence(7, 252), 300), [4, 2, head_dim], false);
-            push("the whole cache", (Rows::Sequence(8, 0), 8), [4, 2, head_dim], false);
-            push("ragged", (RAGGED, 300), [4, 2, head_dim], false);
+            push("first token", (one(0), 37, 1), [4, 1, head_dim], false);
+            push("last slot", (one(36), 37, 1), [4, 1, head_dim], false);
+            push("one key past a chunk", (one(256), 300, 1), [3, 3, head_dim], false);
+            push("one kv head for five", (one(299), 300, 1), [5, 1, head_dim], false);
+            push("first tokens", (Rows::Sequence(8, 0), 37, 1), [4, 1, head_dim], false);
+            push("across a chunk", (Rows::Sequence(7, 252), 300, 1), [4, 2, head_dim], false);
+            push("the whole cache", (Rows::Sequence(8, 0), 8, 1), [4, 2, head_dim], false);
+            push("ragged", (RAGGED, 300, 1), [4, 2, head_dim], false);
         }
-        push("position past the cache is clamped", (one(4_000_000_000), 37), [4, 2, 64], false);
-        push("step past the cache is clamped", (Rows::Sequence(3, 4_000_000_000), 37), [4, 2, 64], false);
-        push("past the cache is clamped", (PAST, 37), [4, 2, 64], false);
+        push("position past the cache is clamped", (one(4_000_000_000), 37, 1), [4, 2, 64], false);
+        push("step past the cache is clamped", (Rows::Sequence(3, 4_000_000_000), 37, 1), [4, 2, 64], false);
+        push("past the cache is clamped", (PAST, 37, 1), [4, 2, 64], false);
     }
     let mut push = |label: &str, fill: Fill| {
         let fills = [fill, Fill::Uniform(1.0)];
-        cases.push(case(label, (Rows::Sequence(3, 5), 37), [4, 2, 64], DType::F32, fills, false));
+        cases.push(case(label, (Rows::Sequence(3, 5), 37, 1), [4, 2, 64], DType::F32, fills, false));
     };
     push("zero heads", Fill::Zero);
     push("mean far below eps", Fill::Uniform(1e-5));

@@ -19,6 +19,7 @@ use crate::kernels::add::Add;
 use crate::kernels::argmax::Argmax;
 use crate::kernels::attention::Attention;
 use crate::kernels::attention_decode::AttentionDecode;
+use crate::kernels::attention_merge::AttentionMerge;
 use crate::kernels::draw::Options;
 use crate::kernels::embed::Embed;
 use crate::kernels::kv_write::KvWrite;
@@ -69,12 +70,16 @@ pub struct StepShape {
     pub sampling: Option<Sampling>,
     /// Slots of the KV cache for a batch; none for one sequence.
     pub batch: Option<usize>,
+    /// Workgroups that share the keys of a row and head where a step attends row by row; more than one take
+    /// another dispatch for each layer.
+    pub splits: usize,
 }
 
 impl StepShape {
     /// Returns the step of `tokens` tokens of one sequence that takes the likeliest token behind them.
     pub fn greedy(tokens: usize, context: usize, kv: DType) -> Self {
-        Self { tokens, context, kv, logits: Logits::Last, sampling: Some(Sampling::Greedy), batch: None }
+        let sampling = Some(Sampling::Greedy);
+        Self { tokens, context, kv, logits: Logits::Last, sampling, batch: None, splits: 1 }
     }
 }
 
@@ -225,12 +230,18 @@ impl<'a> Builder<'a> {
         let heads = self.config.layers[layer].query_heads;
         let at = |name: &str| format!("layer.{layer}/attn/{name}");
         let (position, [k, v]) = (self.step.position, self.step.caches[layer]);
+        let StepShape { tokens, batch, splits, .. } = self.shape;
+        let head_dim = self.config.head_dim;
         let graph = &mut self.step.graph;
-        let mixed = graph.activation(at("mix"), [self.shape.tokens, heads * self.config.head_dim]);
-        if self.shape.tokens <= FEW_TOKENS || self.shape.batch.is_some() {
+        let mixed = graph.activation(at("mix"), [tokens, heads * head_dim]);
+        if tokens > FEW_TOKENS && batch.is_none() {
+            graph.push(at("mix"), Attention::new(graph.tensors(), q, k, v, position, mixed, heads));
+        } else if splits == 1 {
             graph.push(at("mix"), AttentionDecode::new(graph.tensors(), q, k, v, position, mixed, heads));
         } else {
-            graph.push(at("mix"), Attention::new(graph.tensors(), q, k, v, position, mixed, heads));
+            let parts = graph.activation(at("mix_parts"), [tokens, heads, splits, head_dim + 4]);
+            graph.push(at("mix"), AttentionDecode::new(graph.tensors(), q, k, v, position, parts, heads));
+            graph.push(at("merge"), AttentionMerge::new(graph.tensors(), parts, mixed));
         }
         let out = self.matmul(&at("out"), mixed, &names::out_proj(layer));
         self.add(&at("add"), x, out)

@@ -7,6 +7,7 @@
 // a row together; each keeps one vector of the output for its share of the keys, and shares meet once, at
 // the end. A chunk costs 2 barriers and one maximum (reduce_max of the tier).
 // f32 throughout; the running maximum keeps every exponent <= 0.
+// SPLITS workgroups may share the keys of a row and head; attention_merge.wgsl then puts their parts together.
 
 const LOWEST: f32 = -3e38; // below every score; a difference of two never overflows to NaN
 
@@ -53,4 +54,27 @@ fn attend(view: View, begin: u32, end: u32, at: Invocation) -> Weighted {
         }
     }
     return mix;
+}
+
+// The keys of a workgroup, begin and end: runs of one length, but that the last ones may be shorter or empty.
+fn share_of(keys: u32, split: u32) -> vec2<u32> {
+    let length = (keys + SPLITS - 1u) / SPLITS;
+    return min(vec2<u32>(split, split + 1u) * length, vec2<u32>(keys));
+}
+
+// Stores the output of a row and head, or a workgroup's part of it: sums, then (top, total, 0, 0).
+fn store(row: u32, split: u32, mix: Weighted, index: u32) {
+    if SPLITS == 1u {
+        if index < COLS {
+            out[row * COLS + index] = mix.sum / mix.total;
+        }
+        return;
+    }
+    let to = (row * SPLITS + split) * (COLS + 1u);
+    if index < COLS {
+        out[to + index] = mix.sum;
+    }
+    if index == 0u {
+        out[to + COLS] = vec4<f32>(mix.top, mix.total, 0.0, 0.0);
+    }
 }

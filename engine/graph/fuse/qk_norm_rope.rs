@@ -1,13 +1,12 @@
 //! q/k norm, RoPE and the write to the KV cache.
 
-use crate::graph::{Graph, Op, Role, kernel};
+use crate::graph::{Graph, Op, kernel};
 use crate::kernels::attention::Attention;
 use crate::kernels::attention_decode::AttentionDecode;
 use crate::kernels::kv_write::KvWrite;
 use crate::kernels::qk_norm::QkNorm;
 use crate::kernels::qk_norm_rope::QkNormRope;
 use crate::kernels::rope::Rope;
-use crate::tensor::DType;
 
 /// q/k norm, RoPE and cache write in one launch: q and k are read once and k goes straight to the cache.
 pub(super) fn apply(graph: &mut Graph) {
@@ -45,9 +44,10 @@ fn fuse_at(graph: &mut Graph, index: usize) -> Option<()> {
     let decode = kernel::<AttentionDecode>(mix).map(|mix| mix.out);
     let out = decode.or(kernel::<Attention>(mix).map(|mix| mix.out))?;
 
-    let shape = graph.tensors()[out].shape.clone();
-    let name = graph.tensors()[norm.out].name.replace("qk_norm", "q");
-    let q = graph.tensor(name, shape, DType::F32, Role::Activation);
+    let (tensors, heads) = (graph.tensors(), norm.query_heads);
+    let (tokens, head_dim) = (tensors[norm.qkv].shape.dims()[0], tensors[norm.q_weight].shape.elements());
+    let name = tensors[norm.out].name.replace("qk_norm", "q");
+    let q = graph.activation(name, [tokens, heads * head_dim]);
     let tensors = graph.tensors();
     let fused = QkNormRope::new(
         tensors,
@@ -61,7 +61,7 @@ fn fuse_at(graph: &mut Graph, index: usize) -> Option<()> {
         write.v_cache,
         norm.eps,
     );
-    let (k, v, position, heads) = (write.k_cache, write.v_cache, write.position, norm.query_heads);
+    let (k, v, position) = (write.k_cache, write.v_cache, write.position);
     graph.ops[attention].kernel = if decode.is_some() {
         Box::new(AttentionDecode::new(tensors, q, k, v, position, out, heads))
     } else {
