@@ -20,6 +20,8 @@ pub enum DType {
     Q8_0,
     /// 4-bit integers in blocks of 32 that share an f16 scale.
     Q4_0,
+    /// Like [`DType::Q8_0`] with the scales of a row behind its integers, in one buffer: a KV cache.
+    Q8_0Rows,
 }
 
 impl DType {
@@ -31,7 +33,19 @@ impl DType {
         match self {
             Self::F32 | Self::U32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::Q8_0 | Self::Q4_0 => panic!("a {self} value has no size of its own"),
+            Self::Q8_0 | Self::Q4_0 | Self::Q8_0Rows => panic!("a {self} value has no size of its own"),
+        }
+    }
+
+    /// Returns the bytes of a row of `cols` values in one buffer.
+    ///
+    /// # Panics
+    /// For the quantized types of weights, which take several.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        match self {
+            // Scales are f16, two to a word; an odd last block leaves half a word unused.
+            Self::Q8_0Rows => cols + 4 * cols.div_ceil(64),
+            _ => cols * self.size(),
         }
     }
 }
@@ -43,7 +57,7 @@ impl fmt::Display for DType {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::U32 => "u32",
-            Self::Q8_0 => "q8_0",
+            Self::Q8_0 | Self::Q8_0Rows => "q8_0",
             Self::Q4_0 => "q4_0",
         })
     }

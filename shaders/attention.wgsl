@@ -18,6 +18,7 @@ const WG: u32 = 64;
 override COLS: u32 = 16; // Dh / 4
 override ROWS: u32 = 16; // 4 * WG / COLS
 override KEYS: u32 = 32; // 2 * COLS
+override STRIDE: u32 = 16; // Kv4s of a cached row
 
 struct Params {
     tokens: u32, // T
@@ -32,8 +33,8 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [T, stride], H heads first
-@group(0) @binding(2) var<storage, read> k_cache: array<Kv4>; // [Hkv, S, Dh / 4]
-@group(0) @binding(3) var<storage, read> v_cache: array<Kv4>; // [Hkv, S, Dh / 4]
+@group(0) @binding(2) var<storage, read> k_cache: array<Kv4>; // [Hkv, S, STRIDE]
+@group(0) @binding(3) var<storage, read> v_cache: array<Kv4>; // [Hkv, S, STRIDE]
 @group(0) @binding(4) var<storage, read> position: array<u32>; // [1]
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4]
 
@@ -67,7 +68,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let rows = params.tokens * members;
     let first_row = (params.last_tile - group.x) * ROWS;
     let first_position = min(position[0], params.capacity - params.tokens);
-    let cache = kv_head * params.capacity * COLS;
+    let cache = kv_head * params.capacity * STRIDE;
     let c = index % COLS;
     let block = index / COLS;
 
@@ -94,7 +95,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var i = index; i < KEYS * SLICE; i += WG) {
                 let key = min(first_key + i / SLICE, key_count - 1u);
                 keys[i / SLICE * (SLICE + 1u) + i % SLICE] =
-                    kv_load(k_cache[cache + key * COLS + slice * SLICE + i % SLICE]);
+                    k_load(cache + key * STRIDE, slice * SLICE + i % SLICE);
             }
             workgroupBarrier();
             for (var d = 0u; d < SLICE; d++) {
@@ -131,7 +132,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let count = min(KEYS, key_count - first_key);
         for (var i = 0u; i < count; i++) {
             let weight = weights[block * KEYS + i];
-            let value = kv_load(v_cache[cache + (first_key + i) * COLS + c]);
+            let value = v_load(cache + (first_key + i) * STRIDE, c);
             total += weight;
             out0 += weight.x * value;
             out1 += weight.y * value;

@@ -12,6 +12,7 @@
 
 override WG: u32 = 256;
 override COLS: u32 = 16; // Dh / 4
+override STRIDE: u32 = 16; // Kv4s of a cached row
 override SPLITS: u32 = 1; // workgroups that share the keys of a row and head
 
 struct Params {
@@ -26,8 +27,8 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [T, stride], H heads first
-@group(0) @binding(2) var<storage, read> k_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
-@group(0) @binding(3) var<storage, read> v_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
+@group(0) @binding(2) var<storage, read> k_cache: array<Kv4>; // [slots, Hkv, S, STRIDE]
+@group(0) @binding(3) var<storage, read> v_cache: array<Kv4>; // [slots, Hkv, S, STRIDE]
 @group(0) @binding(4) var<storage, read> position: array<u32>; // [1], of a batch [T, 2]
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4], or [T, H, SPLITS, Dh / 4 + 1]
 
@@ -41,10 +42,10 @@ struct View {
 
 fn score_parts(view: View, first: u32, count: u32, index: u32) {
     for (var i = index; i < 4u * count; i += WG) {
-        let key = view.cache + (first + i / 4u) * COLS;
+        let key = view.cache + (first + i / 4u) * STRIDE;
         var part = 0.0;
         for (var d = i % 4u; d < COLS; d += 4u) {
-            part += dot(q[view.query + d], kv_load(k_cache[key + d]));
+            part += dot(q[view.query + d], k_load(key, d));
         }
         parts[i] = part;
     }
@@ -52,10 +53,10 @@ fn score_parts(view: View, first: u32, count: u32, index: u32) {
 
 fn add_values(view: View, first: u32, count: u32, before: Weighted, index: u32) -> Weighted {
     var mix = before;
-    let value = view.cache + first * COLS + index % COLS;
+    let value = view.cache + first * STRIDE;
     for (var i = index / COLS; i < count; i += WG / COLS) {
         mix.total += weights[i];
-        mix.sum += weights[i] * kv_load(v_cache[value + i * COLS]);
+        mix.sum += weights[i] * v_load(value + i * STRIDE, index % COLS);
     }
     return mix;
 }
@@ -65,7 +66,7 @@ fn run(at: Invocation) {
     let head = at.group.x;
     let t = at.group.y;
     let kv_head = head / (params.query_heads / params.kv_heads);
-    let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * COLS;
+    let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * STRIDE;
     let share = share_of(place(t) + 1u, at.group.z);
     let mix = attend(View(t * params.stride + head * COLS, cache), share.x, share.y, at);
     store(t * params.query_heads + head, at.group.z, mix, at.index);

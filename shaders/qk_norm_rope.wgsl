@@ -11,6 +11,8 @@
 
 override WG: u32 = 64;
 override LANES: u32 = 8; // Dh / 8
+override COLS: u32 = 16; // Dh / 4
+override STRIDE: u32 = 16; // Kv4s of a cached row
 
 struct Params {
     tokens: u32, // T
@@ -28,8 +30,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read> table: array<vec4<f32>>; // [S, Dh / 4]: cosines, then sines
 @group(0) @binding(5) var<storage, read> position: array<u32>; // [1], of a batch [T, 2]
 @group(0) @binding(6) var<storage, read_write> q: array<vec4<f32>>; // [T, H, Dh / 4]
-@group(0) @binding(7) var<storage, read_write> k_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
-@group(0) @binding(8) var<storage, read_write> v_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
+@group(0) @binding(7) var<storage, read_write> k_cache: array<Kv4>; // [slots, Hkv, S, STRIDE]
+@group(0) @binding(8) var<storage, read_write> v_cache: array<Kv4>; // [slots, Hkv, S, STRIDE]
 
 var<workgroup> scratch: array<f32, WG>; // of head_sum
 
@@ -45,33 +47,48 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var low = qkv[row * 2u * LANES + lane];
     var high = qkv[row * 2u * LANES + LANES + lane];
     let squares = head_sum(dot(low, low) + dot(high, high), index);
-    if wanted != row {
-        return;
-    }
     let stands = place(token);
-    let cache = slot(token) * params.kv_heads;
     if head < keys_end {
         let is_query = head < params.query_heads;
         let scale = inverseSqrt(squares / f32(8u * LANES) + params.eps);
         low *= select(k_weight[lane], q_weight[lane], is_query) * scale;
         high *= select(k_weight[lane + LANES], q_weight[lane + LANES], is_query) * scale;
-        let cosine = table[stands * 2u * LANES + lane];
-        let sine = table[stands * 2u * LANES + LANES + lane];
+        let cosine = table[stands * COLS + lane];
+        let sine = table[stands * COLS + LANES + lane];
         let turned = low * cosine - high * sine;
         high = high * cosine + low * sine;
         low = turned;
     }
+    let at = index / LANES * COLS + lane; // the place of the low vector among those of the workgroup
+    kv_note(low, at);
+    kv_note(high, at + LANES);
+    workgroupBarrier();
+    if wanted != row {
+        return;
+    }
     if head < params.query_heads {
-        let to = (token * params.query_heads + head) * 2u * LANES + lane;
+        let to = (token * params.query_heads + head) * COLS + lane;
         q[to] = low;
         q[to + LANES] = high;
-    } else if head < keys_end {
-        let to = ((cache + head - params.query_heads) * params.capacity + stands) * 2u * LANES + lane;
-        k_cache[to] = kv_store(low);
-        k_cache[to + LANES] = kv_store(high);
+        return;
+    }
+    let kv_head = slot(token) * params.kv_heads + (head - params.query_heads) % params.kv_heads;
+    let to = (kv_head * params.capacity + stands) * STRIDE;
+    let words = vec2<u32>(to + lane, to + lane + LANES);
+    if head < keys_end {
+        k_cache[words.x] = kv_word(low, at);
+        k_cache[words.y] = kv_word(high, at + LANES);
     } else {
-        let to = ((cache + head - keys_end) * params.capacity + stands) * 2u * LANES + lane;
-        v_cache[to] = kv_store(low);
-        v_cache[to + LANES] = kv_store(high);
+        v_cache[words.x] = kv_word(low, at);
+        v_cache[words.y] = kv_word(high, at + LANES);
+    }
+    // Some lanes also have the scales of 16 vectors.
+    if lane >= STRIDE - COLS {
+        return;
+    }
+    if head < keys_end {
+        k_cache[to + COLS + lane] = kv_scales(at - lane + 16u * lane);
+    } else {
+        v_cache[to + COLS + lane] = kv_scales(at - lane + 16u * lane);
     }
 }

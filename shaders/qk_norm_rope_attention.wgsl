@@ -4,7 +4,7 @@
 //   out[t,h,:] = sum_s softmax_s(query . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= place(t), G = H / Hkv
 // One workgroup for each query head of each row. Dispatches are ordered, workgroups are not: what this step
 // adds to the cache is not there yet. So each workgroup makes the keys and values of all rows that its row sees
-// (`seen`, at most 8) along with its query; one of a group writes the row's to the cache. No cached
+// (`seen`, at most 8) along with its query; one of a group appends the row's. No cached
 // row is both written and read here. What is made goes through workgroup memory as the cache's words: rounded
 // and widened again in registers, drivers may skip both (Mesa does).
 // LANES invocations prepare a head as in qk_norm.wgsl and rope.wgsl; then lib/attend.wgsl. In a chunk cached
@@ -16,6 +16,7 @@
 override WG: u32 = 256;
 override LANES: u32 = 8; // Dh / 8
 override COLS: u32 = 16; // Dh / 4
+override STRIDE: u32 = 16; // Kv4s of a cached row
 override SPLITS: u32 = 1; // workgroups that share the keys of a row and head
 
 const FEW_TOKENS: u32 = 8; // of engine/kernels/mod.rs
@@ -36,14 +37,14 @@ struct Params {
 @group(0) @binding(3) var<storage, read> k_weight: array<vec4<f32>>; // [Dh / 4]
 @group(0) @binding(4) var<storage, read> table: array<vec4<f32>>; // [S, Dh / 4]: cosines, then sines
 @group(0) @binding(5) var<storage, read> position: array<u32>; // [1], of a batch [T, 2]
-@group(0) @binding(6) var<storage, read_write> k_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
-@group(0) @binding(7) var<storage, read_write> v_cache: array<Kv4>; // [slots, Hkv, S, Dh / 4]
+@group(0) @binding(6) var<storage, read_write> k_cache: array<Kv4>; // [slots, Hkv, S, STRIDE]
+@group(0) @binding(7) var<storage, read_write> v_cache: array<Kv4>; // [slots, Hkv, S, STRIDE]
 @group(0) @binding(8) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4], or [T, H, SPLITS, Dh / 4 + 1]
 
 var<workgroup> scratch: array<f32, WG>; // of head_sum and reduce_max
 var<workgroup> query: array<vec4<f32>, COLS>; // prepared by the first LANES; read by all
-var<workgroup> fresh_keys: array<Kv4, FEW_TOKENS * COLS>; // of the rows seen; read by all
-var<workgroup> fresh_values: array<Kv4, FEW_TOKENS * COLS>; // the same
+var<workgroup> fresh_keys: array<Kv4, FEW_TOKENS * STRIDE>; // of the rows seen; read by all
+var<workgroup> fresh_values: array<Kv4, FEW_TOKENS * STRIDE>; // the same
 
 // What a workgroup looks at.
 struct View {
@@ -52,7 +53,6 @@ struct View {
     kv_head: u32,
     cache: u32, // where the keys of the head begin
     cached: u32, // keys before those of this step
-    writes: bool, // whether this workgroup appends the row to the cache
 }
 
 // Where head number `head` of a row begins in qkv.
@@ -60,16 +60,40 @@ fn packed(row: u32, head: u32) -> u32 {
     return (row * (params.query_heads + 2u * params.kv_heads) + head) * COLS;
 }
 
+// Where in a row the scales of vector c are; anywhere, if there are none.
+fn scales_of(c: u32) -> u32 {
+    return min(COLS + c / 16u, STRIDE - 1u);
+}
+
 // Takes the values of the rows seen.
 fn take_values(view: View, index: u32) {
-    for (var i = index; i < seen(view.t) * COLS; i += WG) {
+    let end = seen(view.t) * COLS;
+    for (var first = 0u; first < end; first += WG) {
+        let i = min(first + index, end - 1u); // past the end: notes the last in a place of its own
         let row = view.t + 1u + i / COLS - seen(view.t);
+        let c = i % COLS;
         let head = packed(row, params.query_heads + params.kv_heads + view.kv_head);
-        let value = kv_store(qkv[head + i % COLS]);
-        fresh_values[i] = value;
-        if view.writes && row == view.t {
-            v_cache[view.cache + place(row) * COLS + i % COLS] = value;
+        let value = qkv[head + c];
+        kv_note(value, index);
+        workgroupBarrier();
+        if first + index < end {
+            let fresh = i / COLS * STRIDE;
+            fresh_values[fresh + c] = kv_word(value, index);
+            if STRIDE > COLS && c % 16u == 0u {
+                fresh_values[fresh + COLS + c / 16u] = kv_scales(index);
+            }
         }
+        workgroupBarrier(); // places are free again
+    }
+}
+
+// Appends the row's key and value to the cache.
+fn append(view: View, index: u32) {
+    let fresh = (seen(view.t) - 1u) * STRIDE;
+    let to = view.cache + place(view.t) * STRIDE;
+    for (var i = index; i < STRIDE; i += WG) {
+        k_cache[to + i] = fresh_keys[fresh + i];
+        v_cache[to + i] = fresh_values[fresh + i];
     }
 }
 
@@ -94,18 +118,19 @@ fn prepare(view: View, index: u32) {
         let sine = table[angle + LANES];
         let turned_low = low * cosine - high * sine;
         let turned_high = high * cosine + low * sine;
+        let at = index / LANES * COLS + lane; // the place of the low vector among those of the workgroup
+        kv_note(turned_low, at);
+        kv_note(turned_high, at + LANES);
+        workgroupBarrier();
         if wanted == i && is_query {
             query[lane] = turned_low;
             query[lane + LANES] = turned_high;
         } else if wanted == i {
-            let rounded_low = kv_store(turned_low);
-            let rounded_high = kv_store(turned_high);
-            fresh_keys[(i - 1u) * COLS + lane] = rounded_low;
-            fresh_keys[(i - 1u) * COLS + lane + LANES] = rounded_high;
-            if view.writes && row == view.t {
-                let to = view.cache + place(row) * COLS + lane;
-                k_cache[to] = rounded_low;
-                k_cache[to + LANES] = rounded_high;
+            let fresh = (i - 1u) * STRIDE;
+            fresh_keys[fresh + lane] = kv_word(turned_low, at);
+            fresh_keys[fresh + lane + LANES] = kv_word(turned_high, at + LANES);
+            if lane < STRIDE - COLS {
+                fresh_keys[fresh + COLS + lane] = kv_scales(at - lane + 16u * lane);
             }
         }
         workgroupBarrier(); // scratch is used up; in the end, all is there
@@ -116,18 +141,18 @@ fn score_parts(view: View, first: u32, count: u32, index: u32) {
     let cached = clamp(view.cached, first, first + count) - first;
     var i = index;
     for (; i < 4u * cached; i += WG) {
-        let key = view.cache + (first + i / 4u) * COLS;
+        let key = view.cache + (first + i / 4u) * STRIDE;
         var part = 0.0;
         for (var d = i % 4u; d < COLS; d += 4u) {
-            part += dot(query[d], kv_load(k_cache[key + d]));
+            part += dot(query[d], k_load(key, d));
         }
         parts[i] = part;
     }
     for (; i < 4u * count; i += WG) {
-        let key = (first + i / 4u - view.cached) * COLS;
+        let key = (first + i / 4u - view.cached) * STRIDE;
         var part = 0.0;
         for (var d = i % 4u; d < COLS; d += 4u) {
-            part += dot(query[d], kv_load(fresh_keys[key + d]));
+            part += dot(query[d], kv_load(fresh_keys[key + d], fresh_keys[key + scales_of(d)], d));
         }
         parts[i] = part;
     }
@@ -137,15 +162,16 @@ fn add_values(view: View, first: u32, count: u32, before: Weighted, index: u32) 
     var mix = before;
     let cached = clamp(view.cached, first, first + count) - first;
     let c = index % COLS;
-    let value = view.cache + first * COLS + c;
+    let value = view.cache + first * STRIDE;
     var i = index / COLS;
     for (; i < cached; i += WG / COLS) {
         mix.total += weights[i];
-        mix.sum += weights[i] * kv_load(v_cache[value + i * COLS]);
+        mix.sum += weights[i] * v_load(value + i * STRIDE, c);
     }
     for (; i < count; i += WG / COLS) {
         mix.total += weights[i];
-        mix.sum += weights[i] * kv_load(fresh_values[(first + i - view.cached) * COLS + c]);
+        let fresh = (first + i - view.cached) * STRIDE;
+        mix.sum += weights[i] * kv_load(fresh_values[fresh + c], fresh_values[fresh + scales_of(c)], c);
     }
     return mix;
 }
@@ -156,12 +182,15 @@ fn run(at: Invocation) {
     let t = at.group.y;
     let members = params.query_heads / params.kv_heads;
     let kv_head = head / members;
-    let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * COLS;
+    let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * STRIDE;
     let keys = place(t) + 1u;
     let writes = head % members == 0u && at.group.z == 0u;
-    let view = View(t, head, kv_head, cache, keys - seen(t), writes);
+    let view = View(t, head, kv_head, cache, keys - seen(t));
     take_values(view, at.index);
     prepare(view, at.index);
+    if writes {
+        append(view, at.index);
+    }
     let share = share_of(keys, at.group.z);
     let mix = attend(view, share.x, share.y, at);
     store(t * params.query_heads + head, at.group.z, mix, at.index);

@@ -37,7 +37,9 @@ fn step(batch: &mut BatchSession, found: &mut BTreeMap<SequenceId, Vec<u32>>) {
 
 #[test]
 fn a_sequence_gets_the_tokens_that_it_gets_alone() {
-    for (format, kv) in [(Format::Bf16, KvFormat::F16), (Format::Q4_0, KvFormat::F32)] {
+    for (format, kv) in
+        [(Format::Bf16, KvFormat::F16), (Format::Q4_0, KvFormat::F32), (Format::Q8_0, KvFormat::Q8_0)]
+    {
         let Some(model) = demo(LoadOptions { format: Some(format), kv, ..LoadOptions::default() }) else {
             return;
         };

@@ -193,7 +193,7 @@ fn a_token_reads_the_weights_and_the_live_cache_once_and_little_else() {
         for format in Format::ALL {
             let (graph, weights) = token(size, format, KvFormat::F16);
             for position in [0, 511, 2047] {
-                let cache = KvFormat::F16.bytes((2 * heads * config.head_dim * position) as u64);
+                let cache = KvFormat::F16.bytes(2 * heads * position, config.head_dim);
                 let read: u64 = graph.ops().iter().map(|op| op.kernel.cost(position).read).sum();
                 let share = read as f64 / (weights + cache) as f64;
                 assert!((0.99..=1.02).contains(&share), "{size:?} {format} at {position}: {share}");

@@ -187,12 +187,17 @@ fn the_3b_equals_its_golden() {
 }
 
 /// The logits of every row of a prompt on the CPU, by the primitive or the fused graph.
-fn reference_logits(checkpoint: &Checkpoint, format: Format, prompt: &[u32], fusion: &Fusion) -> Vec<f32> {
+fn reference_logits(
+    checkpoint: &Checkpoint,
+    (format, kv): (Format, KvFormat),
+    prompt: &[u32],
+    fusion: &Fusion,
+) -> Vec<f32> {
     let layout = Layout::new(checkpoint.weights(), |_| format, 1 << 27);
     let shape = StepShape {
         tokens: prompt.len(),
         context: 64,
-        kv: KvFormat::F32.dtype(),
+        kv: kv.dtype(),
         logits: Logits::All,
         sampling: None,
         batch: None,
@@ -224,9 +229,9 @@ fn the_device_equals_the_reference_graph_in_every_format() {
     // Tokens in tiles, and few enough to go row by row.
     for (format, tokens) in Format::ALL.into_iter().flat_map(|format| [(format, 9), (format, 5)]) {
         let prompt = synth::prompt(vocab, tokens);
-        let expected = reference_logits(&checkpoint, format, &prompt, &Fusion::none());
+        let expected = reference_logits(&checkpoint, (format, KvFormat::F32), &prompt, &Fusion::none());
         for fusion in [Fusion::all(), Fusion::all().with_naive_norms()] {
-            let found = reference_logits(&checkpoint, format, &prompt, &fusion);
+            let found = reference_logits(&checkpoint, (format, KvFormat::F32), &prompt, &fusion);
             assert!(
                 nmse(&found, &expected) <= 1e-13,
                 "{format}, T {tokens}: {fusion:?} computes something else"
@@ -310,4 +315,55 @@ fn an_f16_cache_is_close_to_an_f32_cache() {
     let error = nmse(&two_logits(&f16_cache, &prompt), &two_logits(&f32_cache, &prompt));
     // 11 significant bits: a relative error of 2^-12 is an NMSE of 6e-8 in k and v.
     assert!(error <= 1e-6, "NMSE {error:e}");
+}
+
+#[test]
+fn a_q8_0_cache_holds_what_the_reference_says() {
+    let checkpoint = micro();
+    for tokens in [9, 5] {
+        let prompt = synth::prompt(checkpoint.config().vocab_size, tokens);
+        let kinds = (Format::F32, KvFormat::Q8_0);
+        let expected = reference_logits(&checkpoint, kinds, &prompt, &Fusion::none());
+        let options = LoadOptions { format: Some(Format::F32), kv: KvFormat::Q8_0, ..LoadOptions::default() };
+        let Some(model) = load(&checkpoint, options) else { return };
+        let mut session = model.session(Some(64)).unwrap();
+        session.prefill(&prompt).unwrap();
+        let logits = session.next_logits().unwrap();
+        let error = nmse(&logits, &expected[expected.len() - logits.len()..]);
+        eprintln!("NMSE {error:e}");
+        // Far less than what q8_0 itself costs: an f16 scale toward zero, and a few values next to a half.
+        assert!(error <= 1e-6, "T {tokens}: NMSE {error:e}");
+    }
+}
+
+#[test]
+fn a_q8_0_cache_is_close_to_an_f16_cache_and_tells_the_same_fable() {
+    let of = |kv| LoadOptions { kv, ..LoadOptions::default() };
+    for checkpoint in [micro(), Checkpoint::demo().unwrap()] {
+        let prompt = synth::prompt(checkpoint.config().vocab_size, 21);
+        let Some(f16_cache) = load(&checkpoint, of(KvFormat::F16)) else { return };
+        let q8_0_cache = load(&checkpoint, of(KvFormat::Q8_0)).unwrap();
+        let error = nmse(&two_logits(&q8_0_cache, &prompt), &two_logits(&f16_cache, &prompt));
+        eprintln!("NMSE {error:e}");
+        // A step is top / 127, so the error of a value is top / 127 / sqrt(12), its square 5e-6 of top^2, and that at
+        // most 5e-5 of the mean square of a block, which is a tenth to a third of top^2. Every layer adds it twice.
+        let layers = checkpoint.config().layers.len() as f64;
+        assert!(error > 0.0 && error <= 2.0 * layers * 5e-5, "NMSE {error:e}");
+        let [narrow, wide] = [&q8_0_cache, &f16_cache].map(|model| model.inspect().cache_bytes as f64);
+        // 8 bits and a word for each 64 values, or for fewer where a head is smaller.
+        let dh = checkpoint.config().head_dim;
+        assert_eq!(narrow / wide, (dh + 4 * dh.div_ceil(64)) as f64 / (2 * dh) as f64);
+    }
+    let Some(model) = load(&Checkpoint::demo().unwrap(), of(KvFormat::Q8_0)) else { return };
+    let Some(path) = fixture("fable/golden.json") else { return };
+    for prompt in json(&path)["prompts"].as_array().unwrap() {
+        let mut session = model.session(None).unwrap();
+        let expected = ids(&prompt["greedy_ids"]);
+        assert_eq!(
+            greedy(&mut session, &ids(&prompt["ids"]), expected.len()),
+            expected,
+            "{}",
+            prompt["text"]
+        );
+    }
 }

@@ -151,9 +151,12 @@ impl Cache {
 fn each_way(check: impl Fn(&Gpu, Way)) {
     for gpu in common::gpus() {
         for fused in [true, false] {
-            for (dtype, head_dim, splits) in
-                [(DType::F16, 64, 1), (DType::F32, 128, 1), (DType::F16, 32, 1), (DType::F16, 64, 5)]
-            {
+            for (dtype, head_dim, splits) in [
+                (DType::F16, 64, 1),
+                (DType::F32, 128, 1),
+                (DType::Q8_0Rows, 32, 1),
+                (DType::Q8_0Rows, 64, 5),
+            ] {
                 check(&gpu, Way { fused, dtype, head_dim, splits });
             }
         }

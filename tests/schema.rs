@@ -167,7 +167,7 @@ fn wrong_values_are_refused() {
         (bench, "/rows/0/peak_bytes", json!(-1)),
         (bench, "/rows/0/bandwidth_share", json!(0)),
         (bench, "/rows/0/subject/format", json!("q5_0")),
-        (bench, "/rows/0/subject/kv", json!("q8_0")),
+        (bench, "/rows/0/subject/kv", json!("q4_0")),
         (bench, "/rows/0/subject/parameters", json!(0)),
         (bench, "/rows/0/subject/rules_off", json!(["a-rule", "a-rule"])),
         (bench, "/rows/0/environment/clock", json!("sundial")),

@@ -158,7 +158,7 @@ struct ModelArgs {
     /// Weight format on the GPU: f32, f16, bf16, q8_0 or q4_0 [default: as stored]
     #[arg(long)]
     format: Option<Format>,
-    /// Number format of the KV cache: f16 or f32
+    /// Number format of the KV cache: f16, f32 or q8_0
     #[arg(long, default_value_t)]
     kv: KvFormat,
     /// Print results only: no progress, no statistics

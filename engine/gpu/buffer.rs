@@ -7,7 +7,7 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::gpu::device::{Counters, Gpu, Submission};
-use crate::quant::Format;
+use crate::quant::{Format, q8_0_rows};
 use crate::tensor::{DType, TensorDesc};
 
 /// Bytes of the buffers that exist, and the most there were at once.
@@ -206,23 +206,29 @@ pub fn pack_values(desc: &TensorDesc, values: &[f64]) -> Vec<Vec<u8>> {
         (DType::F32, _) => vec![bytes(values.iter().map(|&v| (v as f32).to_bits()).collect())],
         (DType::F16, _) => vec![values.iter().flat_map(|&v| f16::from_f64(v).to_le_bytes()).collect()],
         (DType::Bf16, _) => vec![values.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect()],
-        (_, Some(format)) => {
+        (_, format) => {
             let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-            format.pack(&values, desc.shape.last()).into_iter().map(bytes).collect()
+            let cols = desc.shape.last();
+            let planes =
+                format.map_or_else(|| vec![q8_0_rows::pack(&values, cols)], |f| f.pack(&values, cols));
+            planes.into_iter().map(bytes).collect()
         }
-        (_, None) => unreachable!("every element type but u32 has a format"),
     }
 }
 
-/// Converts the bytes of an unquantized tensor to values.
-pub fn unpack_values(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+/// Converts the bytes of a tensor that kernels write to values.
+pub fn unpack_values(desc: &TensorDesc, bytes: &[u8]) -> Vec<f64> {
     let words = || bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let halves = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    match dtype {
+    match desc.dtype {
         DType::U32 => words().map(f64::from).collect(),
         DType::F32 => words().map(|w| f64::from(f32::from_bits(w))).collect(),
         DType::F16 => halves().map(|h| f16::from_bits(h).to_f64()).collect(),
         DType::Bf16 => halves().map(|h| bf16::from_bits(h).to_f64()).collect(),
-        DType::Q8_0 | DType::Q4_0 => unreachable!("no kernel writes a quantized tensor"),
+        DType::Q8_0Rows => {
+            let values = q8_0_rows::unpack(&words().collect::<Vec<_>>(), desc.shape.last());
+            values.into_iter().map(f64::from).collect()
+        }
+        DType::Q8_0 | DType::Q4_0 => unreachable!("no kernel writes a quantized weight"),
     }
 }

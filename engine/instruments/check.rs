@@ -152,7 +152,7 @@ fn compare(case: &Case, id: TensorId, bytes: &[u8], expected: &[f64]) -> Option<
     if before != guard(true) || after != guard(true) {
         return Some(format!("`{}`: bytes outside the tensor were written", desc.name));
     }
-    let found = unpack_values(desc.dtype, data);
+    let found = unpack_values(desc, data);
     let error = nmse(&found, expected);
     if error <= case.tolerance {
         return None;

@@ -15,7 +15,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 pub struct Attention {
     /// Queries: the first `H` heads of each row of `[T, stride]` f32.
     pub q: TensorId,
-    /// Keys, those of this step included, `[Hkv, S, Dh]` f16 or f32.
+    /// Keys, those of this step included, `[Hkv, S, Dh]` f16, f32 or rows of q8_0.
     pub k_cache: TensorId,
     /// Values, like the keys.
     pub v_cache: TensorId,
@@ -121,7 +121,8 @@ impl Kernel for Attention {
             scale: std::f32::consts::LOG2_E / (self.cache.head_dim as f32).sqrt(),
         };
         Dispatch {
-            overrides: vec![("COLS", cols as f64), ("ROWS", rows as f64), ("KEYS", 2.0 * cols as f64)],
+            overrides: vec![
+("COLS", cols as f64), ("ROWS", rows as f64), ("KEYS", 2.0 * cols as f64), self.cache.stride()],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [dim(tiles), dim(self.cache.kv_heads), 1],
         }
@@ -169,7 +170,7 @@ pub fn cases() -> Vec<Case> {
     };
     let uniform = |scale: f32| [Fill::Uniform(scale), Fill::Uniform(scale), Fill::Uniform(1.0)];
     let mut cases = Vec::new();
-    for dtype in [DType::F16, DType::F32] {
+    for dtype in [DType::F16, DType::F32, DType::Q8_0Rows] {
         let mut push = |label: &str, step: Step, heads: Step, bench: bool| {
             let (case, kernel) = case(label, step, heads, dtype, uniform(2.0), bench);
             cases.push(case.build(
@@ -197,15 +198,18 @@ pub fn cases() -> Vec<Case> {
         push("position past the cache is clamped", [3, 4_000_000_000, 37], [4, 2, 64], false);
         let large = case("scores of hundreds", [9, 30, 75], [8, 2, 64], dtype, uniform(30.0), false);
         cases.push(large.0.build(large.1, 1e-7, "f32 scores near 1000 are within 2^-12, and so are weights"));
-        // What lies past the step was never written.
+        let zero = case("equal scores", [9, 30, 75], [8, 2, 64], dtype, uniform(0.0), false);
+        cases.push(zero.0.build(zero.1, 1e-12, "an f32 mean of at most 39 values"));
+        if dtype == DType::Q8_0Rows {
+            continue;
+        }
+        // What lies past the step was never written; q8_0 has no NaN.
         let cached: Vec<f64> = (0..2 * 37 * 64)
             .map(|i| if i / 64 % 37 <= 20 { f64::from(i * 131 % 257) / 128.0 - 1.0 } else { f64::NAN })
             .collect();
         let fills = [Fill::Uniform(2.0), Fill::Values(cached.clone()), Fill::Values(cached)];
         let stale = case("NaN past the step", [5, 16, 37], [8, 2, 64], dtype, fills, false);
         cases.push(stale.0.build(stale.1, 1e-12, "as the other cases: what is not visible is not used"));
-        let zero = case("equal scores", [9, 30, 75], [8, 2, 64], dtype, uniform(0.0), false);
-        cases.push(zero.0.build(zero.1, 1e-12, "an f32 mean of at most 39 values"));
     }
     cases
 }

@@ -22,8 +22,8 @@ impl Cache {
     /// Returns what both caches have in common, for a step of `tokens` rows.
     ///
     /// # Panics
-    /// When they differ, are neither f16 nor f32, do not fit `position`, hold fewer than `tokens` keys, or
-    /// `Dh` is no multiple of 8.
+    /// When they differ, are none of f16, f32 and rows of q8_0, do not fit `position`, hold fewer than
+    /// `tokens` keys, or `Dh` is no multiple of 8, of q8_0 none of 32, 64, 128.
     pub(super) fn new(
         tensors: &Tensors,
         [k_cache, v_cache]: [TensorId; 2],
@@ -37,7 +37,10 @@ impl Cache {
             _ => panic!("a cache is [Hkv, S, Dh] or [slots, Hkv, S, Dh]"),
         };
         let dtype = desc.dtype;
-        assert!(matches!(dtype, DType::F16 | DType::F32), "a cache holds f16 or f32, not {dtype}");
+        let known = matches!(dtype, DType::F16 | DType::F32 | DType::Q8_0Rows);
+        assert!(known, "a cache holds f16, f32 or rows of q8_0, not {dtype}");
+        let blocks = dtype != DType::Q8_0Rows || matches!(head_dim, 32 | 64 | 128);
+        assert!(blocks, "a workgroup has whole rows of q8_0: Dh {head_dim}");
         assert!(head_dim.is_multiple_of(8), "a head is read as pairs of vectors: Dh {head_dim}");
         tensors.expect(v_cache, desc.shape.clone(), dtype);
         let places = Places::new(tensors, position, tokens, capacity);
@@ -49,18 +52,26 @@ impl Cache {
         Self { places, slots: slots.unwrap_or(1), kv_heads, capacity, head_dim, dtype }
     }
 
-    /// Returns the fragment that loads and stores four values (`Kv4`, `kv_load`, `kv_store`).
+    /// Returns the fragment that loads four values (`Kv4`, `k_load`, `v_load`, `kv_load`) and makes what is stored
+    /// (`kv_note`, `kv_word`, `kv_scales`).
     pub(super) fn fragment(self, tier: Tier) -> Fragment {
         match self.dtype {
             DType::F16 if tier.f16 => fragment!("lib/kv_f16_native.wgsl"),
             DType::F16 => fragment!("lib/kv_f16.wgsl"),
+            DType::Q8_0Rows => fragment!("lib/kv_q8_0.wgsl"),
             _ => fragment!("lib/kv_f32.wgsl"),
         }
     }
 
+    /// Returns the override `STRIDE`: the `Kv4`s of a row.
+    pub(super) fn stride(self) -> (&'static str, f64) {
+        let size = if self.dtype == DType::Q8_0Rows { 4 } else { 4 * self.dtype.size() };
+        ("STRIDE", (self.dtype.row_bytes(self.head_dim) / size) as f64)
+    }
+
     /// Returns the bytes of `rows` keys, or values, of every head.
     pub(super) fn bytes(self, rows: usize) -> u64 {
-        (self.dtype.size() * self.kv_heads * rows * self.head_dim) as u64
+        (self.kv_heads * rows * self.dtype.row_bytes(self.head_dim)) as u64
     }
 
     /// Returns the keys of a head that a step behind `position` tokens, in every sequence, reads once each.

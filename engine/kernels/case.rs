@@ -1,7 +1,7 @@
 //! A case: one call of a kernel with its inputs, for tests, benches and the workbench alike.
 
 use crate::kernels::{Access, Cost, Kernel, Memory};
-use crate::quant::Format;
+use crate::quant::{Format, q8_0_rows};
 use crate::tensor::{DType, Shape, TensorId, Tensors};
 
 /// How the values of a case's tensor are made.
@@ -53,6 +53,7 @@ impl Case {
                     let planes = format.pack(&rounded, desc.shape.last());
                     values = format.unpack(&planes, desc.shape.last()).into_iter().map(f64::from).collect();
                 }
+                None if desc.dtype == DType::Q8_0Rows => q8_0_rows::round(&mut values, desc.shape.last()),
                 Some(_) => panic!("case `{}`: tensor `{}` is no multiple of a block", self.label, desc.name),
                 None => {}
             }

@@ -20,7 +20,7 @@ pub struct KvWrite {
     /// Tokens cached before this step, `[1]` u32, or (position, slot) of each row of a batch, `[T, 2]` u32;
     /// clamped to the cache.
     pub position: TensorId,
-    /// Keys, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`, f16 or f32.
+    /// Keys, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`, f16, f32 or rows of q8_0.
     pub k_cache: TensorId,
     /// Values, like the keys.
     pub v_cache: TensorId,
@@ -109,7 +109,7 @@ impl Kernel for KvWrite {
         };
         let cols = self.cache.head_dim / 4;
         Dispatch {
-            overrides: vec![("WG", f64::from(wg)), ("COLS", cols as f64)],
+            overrides: vec![("WG", f64::from(wg)), ("COLS", cols as f64), self.cache.stride()],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [dim((self.cache.places.tokens * self.cache.kv_heads * cols).div_ceil(wg as usize)), 1, 1],
         }
@@ -150,11 +150,16 @@ pub fn cases() -> Vec<Case> {
                 5e-7,
                 "an adapter may round to f16 toward zero: half of the values are one step of 2^-10 off",
             ),
+            DType::Q8_0Rows => case.build(
+                kernel,
+                1e-6,
+                "an adapter may round scales to f16 toward zero, 2^-10 off; few values next to a half go the other way",
+            ),
             _ => case.build(kernel, 0.0, "a copy"),
         }
     };
     let mut cases = Vec::new();
-    for dtype in [DType::F16, DType::F32] {
+    for dtype in [DType::F16, DType::F32, DType::Q8_0Rows] {
         let mut push = |label: &str, place: (Rows, usize), heads: [usize; 3], bench: bool| {
             cases.push(case(label, place, heads, dtype, Fill::Uniform(2.0), bench));
         };

@@ -2,15 +2,17 @@
 
 use half::f16;
 
+use crate::quant::q8_0_rows;
 use crate::tensor::{DType, TensorDesc, TensorId, Tensors};
 
 /// The values of every tensor of a table, each as `f64` whatever its element type.
 ///
-/// Values written to an f16 tensor are rounded to f16, as the device stores them; weights hold what
-/// their format dequantizes to.
+/// Values written to an f16 or q8_0 tensor are rounded, as the device stores them; weights hold what their
+/// format dequantizes to.
 #[derive(Debug)]
 pub struct Memory {
-    dtypes: Vec<DType>,
+    /// Element type and last dimension.
+    types: Vec<(DType, usize)>,
     values: Vec<Vec<f64>>,
 }
 
@@ -25,7 +27,7 @@ impl Memory {
         let zero =
             |(id, desc): (TensorId, &TensorDesc)| vec![0.0; if held(id) { desc.shape.elements() } else { 0 }];
         Self {
-            dtypes: tensors.iter().map(|(_, desc)| desc.dtype).collect(),
+            types: tensors.iter().map(|(_, desc)| (desc.dtype, desc.shape.last())).collect(),
             values: tensors.iter().map(zero).collect(),
         }
     }
@@ -50,8 +52,10 @@ impl Memory {
         let index = id.0 as usize;
         let mut values = std::mem::take(&mut self.values[index]);
         compute(self, &mut values);
-        if self.dtypes[index] == DType::F16 {
-            values.iter_mut().for_each(|value| *value = f16::from_f64(*value).to_f64());
+        match self.types[index] {
+            (DType::F16, _) => values.iter_mut().for_each(|value| *value = f16::from_f64(*value).to_f64()),
+            (DType::Q8_0Rows, cols) => q8_0_rows::round(&mut values, cols),
+            _ => {}
         }
         self.values[index] = values;
     }

@@ -28,7 +28,7 @@ pub struct QkNormRope {
     pub position: TensorId,
     /// Queries ready for attention, `[T, H * Dh]` f32.
     pub q: TensorId,
-    /// Keys, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`, f16 or f32.
+    /// Keys, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`, f16, f32 or rows of q8_0.
     pub k_cache: TensorId,
     /// Values, like the keys.
     pub v_cache: TensorId,
@@ -150,7 +150,7 @@ impl Kernel for QkNormRope {
         };
         let lanes = self.cache.head_dim / 8;
         Dispatch {
-            overrides: vec![("WG", f64::from(wg)), ("LANES", lanes as f64)],
+            overrides: vec![("WG", f64::from(wg)), ("LANES", lanes as f64), ("COLS", 2.0 * lanes as f64), self.cache.stride()],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [dim((self.tokens() * self.heads() * lanes).div_ceil(wg as usize)), 1, 1],
         }
@@ -216,11 +216,16 @@ pub fn cases() -> Vec<Case> {
                 5e-7,
                 "an adapter may round to f16 toward zero: half of the values are one step of 2^-10 off",
             ),
+            DType::Q8_0Rows => case.build(
+                kernel,
+                1e-6,
+                "an adapter may round scales to f16 toward zero, 2^-10 off; few values next to a half go the other way",
+            ),
             _ => case.build(kernel, 1e-12, "an f32 sum of at most 128 squares, one f32 rsqrt, one rotation"),
         }
     };
     let mut cases = Vec::new();
-    for dtype in [DType::F16, DType::F32] {
+    for dtype in [DType::F16, DType::F32, DType::Q8_0Rows] {
         let mut push = |label: &str, place: (Rows, usize), heads: [usize; 3], bench: bool| {
             cases.push(case(label, place, heads, dtype, Fill::Uniform(2.0), bench));
         };

@@ -27,7 +27,7 @@ pub struct QkNormRopeAttention {
     /// Tokens cached before this step, `[1]` u32, or (position, slot) of each row of a batch, `[T, 2]` u32;
     /// clamped to the cache.
     pub position: TensorId,
-    /// Keys, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`, f16 or f32.
+    /// Keys, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`, f16, f32 or rows of q8_0.
     pub k_cache: TensorId,
     /// Values, like the keys.
     pub v_cache: TensorId,
@@ -149,7 +149,7 @@ impl Kernel for QkNormRopeAttention {
         };
         let wg = f64::from(choice.of(&self.tunables()[0]));
         Dispatch {
-            overrides: vec![("WG", wg), ("LANES", head_dim as f64 / 8.0), ("COLS", head_dim as f64 / 4.0), ("SPLITS", self.splits as f64)],
+            overrides: vec![("WG", wg), ("LANES", head_dim as f64 / 8.0), ("COLS", head_dim as f64 / 4.0), ("SPLITS", self.splits as f64), self.cache.stride()],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [dim(self.query_heads), dim(self.tokens()), dim(self.splits)],
         }
@@ -225,13 +225,18 @@ pub fn cases() -> Vec<Case> {
                 5e-7,
                 "an adapter may round to f16 toward zero: half of the values are one step of 2^-10 off",
             ),
+            DType::Q8_0Rows => case.build(
+                kernel,
+                1e-6,
+                "an adapter may round scales to f16 toward zero, 2^-10 off; few values next to a half go the other way",
+            ),
             _ => case.build(kernel, 1e-12, "as qk_norm_rope, then scores near 1 within f32's 2^-20"),
         }
     };
     let one = |position| Rows::Sequence(1, position);
     let uniform = || [Fill::Uniform(2.0), Fill::Uniform(1.0)];
     let mut cases = Vec::new();
-    for dtype in [DType::F16, DType::F32] {
+    for dtype in [DType::F16, DType::F32, DType::Q8_0Rows] {
         let mut push = |label: &str, place: (Rows, usize, usize), heads: [usize; 3], bench: bool| {
             cases.push(case(label, place, heads, dtype, uniform(), bench));
         };

@@ -61,7 +61,7 @@ pub struct StepShape {
     pub tokens: usize,
     /// Capacity of the KV cache in tokens, `S`.
     pub context: usize,
-    /// Element type of the KV cache, f16 or f32.
+    /// Element type of the KV cache: f16, f32 or rows of q8_0.
     pub kv: DType,
     /// Which logits are wanted.
     pub logits: Logits,

@@ -11,6 +11,7 @@ mod f16;
 mod f32;
 mod q4_0;
 mod q8_0;
+pub mod q8_0_rows;
 
 use std::fmt;
 use std::str::FromStr;

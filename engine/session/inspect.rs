@@ -91,11 +91,11 @@ impl Model {
                 flops: cost.flops,
             }
         });
-        let kv_values: usize = model.config.layers.iter().map(|l| 2 * l.kv_heads * context).sum();
+        let kv_rows: usize = model.config.layers.iter().map(|l| 2 * l.kv_heads * context).sum();
         Inspection {
             weights: weights.collect(),
             weight_bytes: model.layout.bytes(),
-            cache_bytes: model.kv.bytes((kv_values * model.config.head_dim) as u64),
+            cache_bytes: model.kv.bytes(kv_rows, model.config.head_dim),
             activation_bytes: plan::plan(&graph).bytes(),
             prefill_chunk,
             prefill_activation_bytes,

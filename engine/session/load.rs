@@ -40,6 +40,8 @@ pub enum KvFormat {
     F16,
     /// 32-bit floats.
     F32,
+    /// ggml's q8_0: 8-bit integers and an f16 scale for each 32, about half of f16.
+    Q8_0,
 }
 
 impl KvFormat {
@@ -48,12 +50,13 @@ impl KvFormat {
         match self {
             Self::F16 => DType::F16,
             Self::F32 => DType::F32,
+            Self::Q8_0 => DType::Q8_0Rows,
         }
     }
 
-    /// Returns the bytes of `values` values.
-    pub fn bytes(self, values: u64) -> u64 {
-        values * self.dtype().size() as u64
+    /// Returns the bytes of `rows` keys, or values, of `head_dim` each.
+    pub fn bytes(self, rows: usize, head_dim: usize) -> u64 {
+        (rows * self.dtype().row_bytes(head_dim)) as u64
     }
 }
 
@@ -75,7 +78,7 @@ impl KvFormat {
         heads: usize,
         slot: usize,
     ) -> impl Iterator<Item = Span> + Clone {
-        let bytes = move |values: usize| self.bytes((values * head_dim) as u64);
+        let bytes = move |rows: usize| self.bytes(rows, head_dim);
         (0..heads).map(move |head| Span {
             from: bytes(head * context),
             to: bytes((slot * heads + head) * context),
@@ -97,7 +100,8 @@ impl FromStr for KvFormat {
         match name {
             "f16" => Ok(Self::F16),
             "f32" => Ok(Self::F32),
-            _ => Err(Error::Input(format!("KV cache format `{name}` is none of f16, f32"))),
+            "q8_0" => Ok(Self::Q8_0),
+            _ => Err(Error::Input(format!("KV cache format `{name}` is none of f16, f32, q8_0"))),
         }
     }
 }

@@ -334,10 +334,9 @@ impl Steps {
 /// Allocates K and V of each layer for `slots` sequences.
 pub(super) fn caches(model: &Inner, slots: usize, context: usize) -> Result<Vec<[BufferRange; 2]>> {
     let cache = |(layer, dims): (usize, &LayerDims)| -> Result<_> {
-        let values = slots * dims.kv_heads * context * model.config.head_dim;
-        let [k, v] = ["k", "v"].map(|name| {
-            model.gpu.storage(&format!("layer.{layer}/attn/cache.{name}"), model.kv.bytes(values as u64))
-        });
+        let bytes = model.kv.bytes(slots * dims.kv_heads * context, model.config.head_dim);
+        let [k, v] =
+            ["k", "v"].map(|name| model.gpu.storage(&format!("layer.{layer}/attn/cache.{name}"), bytes));
         Ok([k?, v?])
     };
     model.config.layers.iter().enumerate().map(cache).collect()

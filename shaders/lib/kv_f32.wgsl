@@ -1,11 +1,26 @@
-// Four values of an f32 KV cache. kv_f16.wgsl and kv_f16_native.wgsl define the same names.
+// Four values of an f32 KV cache. kv_q8_0.wgsl says what the names are for.
 
 alias Kv4 = vec4<f32>;
 
-fn kv_load(values: Kv4) -> vec4<f32> {
+fn kv_load(values: Kv4, scales: Kv4, c: u32) -> vec4<f32> {
     return values;
 }
 
-fn kv_store(values: vec4<f32>) -> Kv4 {
+fn kv_word(values: vec4<f32>, at: u32) -> Kv4 {
     return values;
+}
+
+fn k_load(row: u32, c: u32) -> vec4<f32> {
+    return kv_load(k_cache[row + c], Kv4(), c);
+}
+
+fn v_load(row: u32, c: u32) -> vec4<f32> {
+    return kv_load(v_cache[row + c], Kv4(), c);
+}
+
+// Nothing is scaled.
+fn kv_note(values: vec4<f32>, at: u32) {}
+
+fn kv_scales(at: u32) -> Kv4 {
+    return Kv4();
 }

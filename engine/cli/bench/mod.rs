@@ -55,7 +55,7 @@ pub struct BenchArgs {
     /// Graphics API: vulkan, metal or dx12
     #[arg(long)]
     backend: Option<Backend>,
-    /// Number format of the KV cache: f16 or f32
+    /// Number format of the KV cache: f16, f32 or q8_0
     #[arg(long, default_value_t)]
     kv: KvFormat,
     #[command(flatten)]

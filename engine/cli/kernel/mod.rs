@@ -183,7 +183,7 @@ mod tests {
         refused("matrix_multiply_add", None, "no shader for tier plain");
         let message = selection("matvecs", None).entries().unwrap_err().to_string();
         assert!(
-            message.contains("no kernel `matvecs`") && message.contains("matvec, matvec_swiglu"),
+            message.contains("no kernel `matvecs`") && message.contains("matvec, matvec_add"),
             "{message}"
         );
     }

@@ -7,7 +7,7 @@ use clap::Args;
 use rspirv::binary::Disassemble;
 use samara::Error;
 use samara::files::write_whole;
-use samara::kernels::{Case, Choice, Dispatch, Kernel, Tier};
+use samara::kernels::{Case, Choice, Dispatch, Kernel, Operand, Tier};
 use samara::quant::Format;
 use samara::translate::{Module, Target};
 
@@ -24,7 +24,7 @@ pub struct ShowArgs {
     /// wgsl, spirv (disassembled), msl or hlsl
     #[arg(long, default_value_t = Target::Wgsl)]
     target: Target,
-    /// Format of the weights, or f16 or f32 of a KV cache
+    /// Format of the weights, or of a KV cache: f16, f32 or q8_0
     #[arg(long)]
     format: Option<Format>,
     /// Kernel variant: plain, f16, subgroup or coop [default: the first that there is]
@@ -82,7 +82,8 @@ fn case(args: &ShowArgs) -> samara::Result<Case> {
     }
     let bound = |case: &Case, format: Format| {
         let operands = case.kernel.operands();
-        operands.iter().any(|operand| case.tensors[operand.tensor].dtype == format.dtype())
+        let named = |operand: &Operand| case.tensors[operand.tensor].dtype.to_string() == format.to_string();
+        operands.iter().any(named)
     };
     let found = matching.into_iter().find(|case| format.is_none_or(|format| bound(case, format)));
     found.ok_or_else(|| {

@@ -33,7 +33,7 @@ pub struct TuneArgs {
     /// Weight format of the model: f32, f16, bf16, q8_0 or q4_0 [default: as stored]
     #[arg(long, requires = "model")]
     format: Option<Format>,
-    /// Number format of the model's KV cache: f16 or f32
+    /// Number format of the model's KV cache: f16, f32 or q8_0
     #[arg(long, requires = "model", default_value_t)]
     kv: KvFormat,
     /// Tokens of the prompt that the model prefills; 0 tunes decoding alone
