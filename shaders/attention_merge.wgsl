@@ -31,7 +31,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var sum = vec4<f32>(0.0);
     for (var i = 0u; i < SPLITS; i++) {
         let part = first + i * (COLS + 1u);
-        let weight = exp2(parts[part + COLS].x - top);
+        // A part alone is the whole, bit for bit.
+        let own = parts[part + COLS].x;
+        let weight = select(exp2(own - top), 1.0, own == top);
         total += weight * parts[part + COLS].y;
         sum += weight * parts[part + id.x % COLS];
     }

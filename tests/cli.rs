@@ -44,7 +44,7 @@ fn help_and_version_are_results() {
 
 #[test]
 fn bad_flag_values_are_usage_errors_that_name_them() {
-    let cases: [(&[&str], &[&str]); 30] = [
+    let cases: [(&[&str], &[&str]); 38] = [
         (&["generate", "x", "--format", "q5"], &["--format", "`q5`", "q4_0"]),
         (&["generate", "x", "--temp", "-1"], &["--temp -1"]),
         (&["generate", "x", "--temp", "nan"], &["--temp NaN"]),
@@ -59,6 +59,14 @@ fn bad_flag_values_are_usage_errors_that_name_them() {
         (&["generate", "x", "--backend", "cuda"], &["--backend", "cuda", "vulkan"]),
         (&["generate", "x", "--stop", ""], &["--stop"]),
         (&["generate", "x", "--bogus"], &["--bogus"]),
+        (&["generate", "x", "--tokens-per-submit", "0"], &["--tokens-per-submit 0", "32"]),
+        (&["generate", "x", "--tokens-per-submit", "33"], &["--tokens-per-submit 33", "32"]),
+        (&["generate", "x", "--lookup", "8"], &["--lookup 8", "7"]),
+        (&["generate", "x", "--draft", "demo", "--draft-tokens", "0"], &["--draft-tokens 0", "7"]),
+        (&["generate", "x", "--draft-tokens", "2"], &["--draft"]),
+        (&["generate", "x", "--draft", "demo", "--lookup", "2"], &["--draft", "--lookup"]),
+        (&["bench", "-b", "65"], &["--batch 65", "64"]),
+        (&["bench", "-b", "2", "-d", "8", "-p", "8"], &["--batch 2", "--depth 8", "--prompt 0"]),
         (&["perplexity", "--window", "1", "-f", "Cargo.toml"], &["--window 1"]),
         (&["synth", "bogus", "unused"], &["bogus"]),
         (&["bench", "-r", "0"], &["--repetitions 0"]),
@@ -191,6 +199,28 @@ fn generate_tells_the_fable_and_stops_where_it_is_told() {
     let long = run(&["generate", "The Fox and the Grapes", "--ctx", "4"]);
     let message = String::from_utf8_lossy(&long.stderr).into_owned();
     assert!(long.status.code() == Some(2) && message.contains("the prompt has 8 tokens"), "{message}");
+}
+
+#[test]
+fn guesses_leave_the_text_and_are_counted() {
+    if !gpu() {
+        return;
+    }
+    let common = ["generate", "The Fox and the Grapes", "-n", "48"];
+    let plain = stdout(&run(&common));
+    for (flags, counted) in [
+        (&["--lookup", "4"][..], " guesses accepted ("),
+        (&["--draft", "demo", "--draft-tokens", "3"], " guesses accepted (100 %) in 12 steps"),
+        (&["--tokens-per-submit", "5"], "stopped: --tokens"),
+    ] {
+        let output = run(&[&common[..], flags].concat());
+        assert_eq!(stdout(&output), plain, "{flags:?}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(counted), "{told}");
+    }
+    let strange = run(&[&common[..], &["-q", "--draft", "synthetic:micro"]].concat());
+    refused(&strange, 2, &["32000 tokens", "2048"]);
+    refused(&run(&[&common[..], &["-q", "--splits", "0"]].concat()), 2, &["0 splits", "16"]);
 }
 
 #[test]

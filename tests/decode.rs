@@ -5,6 +5,7 @@ mod common;
 
 use samara::gpu::Counters;
 use samara::graph::Graph;
+use samara::kernels::SPLIT_KEYS;
 use samara::model::layout::Layout;
 use samara::model::openelm::{self, StepShape};
 use samara::model::{Checkpoint, Size, demo};
@@ -200,4 +201,44 @@ fn a_token_reads_the_weights_and_the_live_cache_once_and_little_else() {
             }
         }
     }
+}
+
+#[test]
+fn shared_keys_change_no_text() {
+    let Some(gpu) = common::gpu() else { return };
+    let checkpoint = Checkpoint::synthetic(Size::Micro, 0);
+    let options = LoadOptions { splits: Some(4), ..LoadOptions::default() };
+    let model = Model::from_checkpoint(&checkpoint, gpu, options).unwrap();
+    // The keys of a head are shared from the middle of the text on.
+    let prompt: Vec<u32> = (0..SPLIT_KEYS - 12).map(|i| (i * 37 % 31999) as u32).collect();
+    let mut session = model.session(Some(1024)).unwrap();
+    session.prefill(&prompt).unwrap();
+    let plain = generated(&mut session, Sampler::greedy(), 24, Some(1));
+    let each = |keys: usize| model.step_cost(1024, keys - 1, 1);
+    assert!(each(SPLIT_KEYS).written > each(SPLIT_KEYS - 1).written, "parts are written");
+    let again = |session: &mut Session| {
+        session.rollback(prompt.len() - 1).unwrap();
+        session.prefill(&prompt[prompt.len() - 1..]).unwrap();
+    };
+    for per_submit in [7, 32] {
+        again(&mut session);
+        assert_eq!(generated(&mut session, Sampler::greedy(), 24, Some(per_submit)), plain);
+    }
+    again(&mut session);
+    let drafter = Drafter::lookup(7).unwrap();
+    let stream = session.generate(Sampler::greedy()).through_end().limit(24).speculate(drafter).unwrap();
+    assert_eq!(stream.collect::<Result<Vec<u32>>>().unwrap(), plain);
+    // A short sequence shares its steps with the long one.
+    let mut batch = model.batch(2, Some(1024)).unwrap();
+    let (long, short) = (batch.join(&prompt).unwrap(), batch.join(&prompt[..5]).unwrap());
+    let mut found = [Vec::new(), Vec::new()];
+    for _ in 0..24 {
+        for &(id, token) in batch.step().unwrap() {
+            found[usize::from(id == short)].push(token);
+        }
+    }
+    batch.leave(long).unwrap();
+    let mut alone = model.session(Some(1024)).unwrap();
+    alone.prefill(&prompt[..5]).unwrap();
+    assert_eq!(found, [plain, generated(&mut alone, Sampler::greedy(), 24, None)]);
 }

@@ -44,7 +44,9 @@ impl DraftArgs {
         }
         let Some(spec) = &self.draft else { return Ok(None) };
         let draft = args.load_beside(model, spec, rules)?;
-        Drafter::model(draft.session(Some(context))?, self.draft_tokens).map(Some)
+        let drafter = Drafter::model(draft.session(Some(context))?, self.draft_tokens)?;
+        drafter.check(model.config().vocab_size)?;
+        Ok(Some(drafter))
     }
 }
 

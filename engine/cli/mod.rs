@@ -161,6 +161,9 @@ struct ModelArgs {
     /// Number format of the KV cache: f16, f32 or q8_0
     #[arg(long, default_value_t)]
     kv: KvFormat,
+    /// Workgroups that share the keys of a head from 768 keys on, 1 to 16 [default: 4, and 1 in software]
+    #[arg(long, value_name = "N")]
+    splits: Option<usize>,
     /// Print results only: no progress, no statistics
     #[arg(short, long)]
     quiet: bool,
@@ -199,6 +202,7 @@ impl ModelArgs {
         LoadOptions {
             format: self.format,
             kv: self.kv,
+            splits: self.splits,
             adapter: self.adapter.clone(),
             backend: self.backend,
             ..LoadOptions::default()

@@ -150,7 +150,7 @@ pub struct BenchRow {
     pub dispatches_per_token: f64,
     /// Submissions per token.
     pub submits_per_token: f64,
-    /// Host microseconds per token to record and submit, waiting left out.
+    /// Host microseconds of processor time per token to record and submit, waiting left out.
     pub host_us_per_token: Samples,
     /// Bytes that the kernels have to read, per token: weights, live cache, activations.
     pub bytes_read_per_token: f64,

@@ -6,6 +6,9 @@ use super::place::Places;
 use super::{Fragment, Memory, Tier, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
+/// Keys from which on workgroups share those of a row and head, where a step lets them: see `attention_decode.wgsl`.
+pub const SPLIT_KEYS: usize = 768;
+
 /// Sizes and element type of the key and value cache of a layer, each `[Hkv, S, Dh]`, or `[slots, Hkv, S, Dh]`
 /// for a batch, and where a step's rows stand in it.
 #[derive(Clone, Copy, Debug)]
@@ -153,7 +156,8 @@ impl Cache {
                 out.iter_mut().zip(&mix.sum).for_each(|(out, sum)| *out = sum / mix.total);
                 continue;
             }
-            let share = (keys.len() / q.len()).div_ceil(splits) * q.len();
+            let seen = keys.len() / q.len();
+            let share = if seen < SPLIT_KEYS { seen } else { seen.div_ceil(splits) } * q.len();
             let parts = out.chunks_mut(width / splits);
             for (i, part) in parts.enumerate() {
                 let range = (i * share).min(keys.len())..((i + 1) * share).min(keys.len());

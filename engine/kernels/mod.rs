@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+pub use cache::SPLIT_KEYS;
 pub use case::{Case, CaseBuilder, Fill};
 pub use memory::Memory;
 pub use rows::{FEW_TOKENS, MOST_TOKENS};

@@ -245,8 +245,9 @@ pub fn cases() -> Vec<Case> {
         }
         push("full context", (one(2047), 2048, 1), [20, 5, 64], true);
         push("full context", (one(2047), 2048, 8), [20, 5, 64], dtype == DType::F16);
-        push("uneven shares", (Rows::Sequence(4, 296), 300, 7), [4, 2, 64], false);
-        push("shares in a batch", (Rows::Batch(&[[299, 1], [70, 0]], 2), 300, 3), [4, 2, 32], false);
+        push("uneven shares", (Rows::Sequence(4, 996), 1000, 7), [4, 2, 64], false);
+        push("shares in a batch", (Rows::Batch(&[[999, 1], [70, 0]], 2), 1000, 3), [4, 2, 32], false);
+        push("too few to share", (Rows::Sequence(8, 758), 1000, 3), [4, 2, 32], false);
         push("a few", (Rows::Sequence(5, 507), 512, 1), [20, 5, 64], dtype == DType::F16);
         for heads in [[2, 1, 32], [4, 2, 32], [6, 3, 32]] {
             push("fable", (one(70), 256, 1), heads, false);

@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use cpu_time::ThreadTime;
 
 use crate::error::{Error, Result};
 use crate::gpu::{BufferRange, Executor, Readback, Submission};
@@ -49,7 +51,8 @@ pub struct BatchSession {
     /// Position and slot of each row.
     places: BufferRange,
     logits: BufferRange,
-    built: HashMap<usize, Executor>,
+    /// By rows and by the workgroups that share keys.
+    built: HashMap<(usize, usize), Executor>,
     readback: Readback,
     sequences: Vec<Sequence>,
     free: Vec<usize>,
@@ -171,7 +174,7 @@ impl BatchSession {
         self.free.extend(self.sequences.drain(..).map(|sequence| sequence.slot));
     }
 
-    /// Returns the time spent so far in recording and submitting steps, waiting for the device left out.
+    /// Returns the processor time spent so far in recording and submitting steps.
     pub fn host_time(&self) -> Duration {
         self.host_time + self.reader.host_time()
     }
@@ -247,9 +250,11 @@ impl BatchSession {
             return Ok(());
         }
         let rows = self.sequences.len().next_power_of_two();
-        if !self.built.contains_key(&rows) {
-            let executor = self.build(rows)?;
-            self.built.insert(rows, executor);
+        let seen = self.sequences.iter().map(|sequence| sequence.position + 1).max();
+        let key = (rows, self.model.splits(seen.unwrap_or(0)));
+        if !self.built.contains_key(&key) {
+            let executor = self.build(key)?;
+            self.built.insert(key, executor);
         }
         // A row without a sequence is at the start of a slot that nobody reads.
         let (mut ids, mut places) = ([0u32; MOST_TOKENS], [[0, self.capacity as u32]; MOST_TOKENS]);
@@ -258,20 +263,21 @@ impl BatchSession {
             places[row] = [sequence.position as u32, sequence.slot as u32];
             sequence.row = Some(row);
         }
-        let (gpu, start) = (&self.model.gpu, Instant::now());
+        let (gpu, start) = (&self.model.gpu, ThreadTime::now());
         gpu.write(&self.ids, 0, bytemuck::cast_slice(&ids[..rows]));
         gpu.write(&self.places, 0, bytemuck::cast_slice(&places[..rows]));
         let chosen = self.ids.slice(0, rows as u64 * 4);
-        self.flight = Some(self.built[&rows].run_and_copy(gpu, 1, &chosen, &self.readback));
+        self.flight = Some(self.built[&key].run_and_copy(gpu, 1, &chosen, &self.readback));
         self.host_time += start.elapsed();
         gpu.check()
     }
 
-    fn build(&self, rows: usize) -> Result<Executor> {
+    fn build(&self, (rows, splits): (usize, usize)) -> Result<Executor> {
         let model = &self.model;
         let shape = StepShape {
             logits: Logits::All,
             batch: Some(self.capacity + 1),
+            splits,
             ..StepShape::greedy(rows, self.context(), model.kv.dtype())
         };
         let step = model.step(shape);

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{Held, Session};
+use cpu_time::ThreadTime;
+
 use crate::error::{Error, Result};
 use crate::kernels::{FEW_TOKENS, argmax};
 use crate::sampler::Sampler;
@@ -153,7 +155,7 @@ impl<'a> Tokens<'a> {
         self.draft.push(last);
         let most = (self.limit - self.yielded).min(room) - 1;
         drafter.draft(history, last, most, &mut self.draft)?;
-        let begun = Instant::now();
+        let begun = ThreadTime::now();
         let verified = steps.verify(model, history.len(), &self.draft, &self.sampler)?;
         *host_time += begun.elapsed();
         *held = Held::Behind;
@@ -183,12 +185,12 @@ impl<'a> Tokens<'a> {
         let wanted = (self.limit - 1).min(self.session.context() - start);
         while self.blocks.len() < IN_FLIGHT && self.submitted < wanted {
             let count = self.pace.tokens().min(wanted - self.submitted);
-            let begun = Instant::now();
+            let begun = ThreadTime::now();
             let position = start + self.submitted;
             let block = self.session.steps.decode(&self.session.model, position, count, &self.sampler)?;
             self.session.host_time += begun.elapsed();
             self.session.held = Held::Behind;
-            self.submitted += count;
+            self.submitted += block.count;
             self.blocks.push_back(block);
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Backend, BufferRange, Clock, Gpu};
 use crate::graph::Graph;
 use crate::graph::fuse::Fusion;
-use crate::kernels::Shaders;
+use crate::kernels::{SPLIT_KEYS, Shaders};
 use crate::model::layout::Layout;
 use crate::model::openelm::{self, Step, StepShape};
 use crate::model::{Checkpoint, Config};
@@ -25,6 +25,11 @@ const TASK_VALUES: usize = 1 << 18;
 const TASKS: usize = 16;
 /// Bytes written before the device is given time to take them: bounds the staging memory.
 const STAGED_BYTES: u64 = 16 << 20;
+
+/// Workgroups that share the keys of a head on a GPU: by the arithmetic of `attention_decode.wgsl`, not yet measured.
+const SPLITS: usize = 4;
+/// Most workgroups that may.
+const MAX_SPLITS: usize = 16;
 
 /// Most tokens of one prefill step.
 const MAX_CHUNK: usize = 4096;
@@ -122,6 +127,10 @@ pub struct LoadOptions {
     pub shaders: Shaders,
     /// Most tokens of one prefill step, 1 to 4096.
     pub prefill_chunk: usize,
+    /// Workgroups that share the keys of a head when a few rows attend to many keys
+    /// ([`SPLIT_KEYS`](crate::kernels::SPLIT_KEYS)), for one more dispatch a layer; without a number 4 on a GPU and 1 on
+    /// a software adapter.
+    pub splits: Option<usize>,
     /// Lowers the largest storage binding below what the adapter offers, in bytes.
     pub max_binding_bytes: Option<u64>,
     /// What takes the times of dispatches; without it the best that the adapter has.
@@ -141,6 +150,7 @@ impl Default for LoadOptions {
             shaders: Shaders::default(),
             // 128 rows fill a GPU and keep one step of the 3B far from driver time-outs.
             prefill_chunk: 128,
+            splits: None,
             max_binding_bytes: None,
             clock: None,
             progress: None,
@@ -173,6 +183,7 @@ pub(super) struct Inner {
     pub(super) kv: KvFormat,
     pub(super) fusion: Fusion,
     pub(super) chunk: usize,
+    pub(super) splits: usize,
 }
 
 impl Inner {
@@ -181,6 +192,11 @@ impl Inner {
         let mut step = openelm::step(&self.config, &self.layout, shape);
         self.fusion.apply(&mut step.graph);
         step
+    }
+
+    /// Returns how many workgroups share the keys of a head in a step of which a row sees as many as `keys`.
+    pub(super) fn splits(&self, keys: usize) -> usize {
+        if keys < SPLIT_KEYS { 1 } else { self.splits }
     }
 }
 
@@ -223,6 +239,11 @@ impl Model {
                 "a prefill chunk of {chunk} tokens is not within 1 to {MAX_CHUNK}"
             )));
         }
+        if let Some(splits) = options.splits.filter(|splits| !(1..=MAX_SPLITS).contains(splits)) {
+            return Err(Error::Input(format!(
+                "{splits} splits of a head's keys are not within 1 to {MAX_SPLITS}"
+            )));
+        }
         let limit = binding_limit(&gpu, &options);
         let config = checkpoint.config().clone();
         let layout = layout(checkpoint, &gpu, &options)?;
@@ -233,7 +254,8 @@ impl Model {
         let stored = Format::of(checkpoint.weights()[0].stored).expect("checkpoints hold floats");
         let (format, kv, fusion) = (options.format.unwrap_or(stored), options.kv, options.fusion);
         let (config, layout, weights) = (config.into(), layout.into(), weights.into());
-        Ok(Self(Arc::new(Inner { gpu, config, layout, weights, format, kv, fusion, chunk })))
+        let splits = options.splits.unwrap_or(if gpu.summary().software { 1 } else { SPLITS });
+        Ok(Self(Arc::new(Inner { gpu, config, layout, weights, format, kv, fusion, chunk, splits })))
     }
 
     /// Returns a model with other fusion rules on the same device and weights.

@@ -9,7 +9,7 @@ mod speculate;
 mod step;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use batch::{BatchSession, SequenceId};
 pub use generate::{MAX_TOKENS_PER_SUBMIT, Tokens};
@@ -17,6 +17,8 @@ pub use inspect::{DispatchReport, Inspection, WeightReport};
 pub use load::{KvFormat, LoadOptions, Model, Progress};
 pub use profile::{Counts, StepOp};
 pub use speculate::{Acceptance, Drafter, MAX_DRAFT};
+
+use cpu_time::ThreadTime;
 
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
@@ -143,7 +145,7 @@ impl Session {
             return self.next_greedy();
         }
         self.require_logits()?;
-        let start = Instant::now();
+        let start = ThreadTime::now();
         self.steps.draw(&self.model, &self.history, sampler)?;
         self.host_time += start.elapsed();
         // The id on the device is no longer the argmax.
@@ -195,7 +197,7 @@ impl Session {
     fn advance(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
         let known = matches!(self.held, Held::Here(Some(id)) if ids == [id]);
         self.held = Held::Nothing;
-        let start = Instant::now();
+        let start = ThreadTime::now();
         self.steps.run(&self.model, self.history.len(), ids, known, logits)?;
         self.host_time += start.elapsed();
         self.history.extend_from_slice(ids);

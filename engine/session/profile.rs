@@ -37,18 +37,26 @@ pub struct Counts {
 }
 
 impl Inner {
-    /// Returns the graph of a step of `tokens` tokens.
-    fn graph(&self, context: usize, tokens: usize, logits: Logits) -> Graph {
+    /// Returns the graph of a step of `tokens` tokens behind `position` cached ones.
+    fn graph(&self, context: usize, position: usize, tokens: usize, logits: Logits) -> Graph {
+        let splits = self.splits(position + tokens);
         let sampling = (logits == Logits::Last).then_some(Sampling::Greedy);
-        self.step(StepShape { logits, sampling, ..StepShape::greedy(tokens, context, self.kv.dtype()) }).graph
+        self.step(StepShape {
+            logits,
+            sampling,
+            splits,
+            ..StepShape::greedy(tokens, context, self.kv.dtype())
+        })
+        .graph
     }
 
-    /// Yields the graphs of a prefill of `tokens` tokens, one for each chunk, with the tokens before it.
-    fn graphs(&self, context: usize, tokens: usize) -> impl Iterator<Item = (usize, Graph)> {
+    /// Yields the graphs of a prefill of `tokens` tokens behind `position` cached ones, one for each chunk, with the
+    /// tokens before it.
+    fn graphs(&self, context: usize, position: usize, tokens: usize) -> impl Iterator<Item = (usize, Graph)> {
         (0..tokens).step_by(self.chunk).map(move |first| {
             let count = self.chunk.min(tokens - first);
             let logits = if first + count == tokens { Logits::Last } else { Logits::None };
-            (first, self.graph(context, count, logits))
+            (position + first, self.graph(context, position + first, count, logits))
         })
     }
 }
@@ -78,8 +86,8 @@ impl Model {
     /// which `position` are cached.
     pub fn cost(&self, context: usize, position: usize, tokens: usize) -> Cost {
         let mut sum = Cost::default();
-        for (first, graph) in self.inner().graphs(context, tokens) {
-            graph.ops().iter().for_each(|op| sum += op.kernel.cost(position + first));
+        for (first, graph) in self.inner().graphs(context, position, tokens) {
+            graph.ops().iter().for_each(|op| sum += op.kernel.cost(first));
         }
         sum
     }
@@ -91,7 +99,8 @@ impl Model {
         let batch = (sequences > 1).then_some(sequences + 1);
         let logits = if sequences > 1 { Logits::All } else { Logits::Last };
         let mut sum = Cost::default();
-        let step = self.inner().step(StepShape { logits, batch, ..shape });
+        let splits = self.inner().splits(position + 1);
+        let step = self.inner().step(StepShape { logits, batch, splits, ..shape });
         step.graph.ops().iter().for_each(|op| sum += op.kernel.cost(position));
         sum
     }
@@ -99,7 +108,7 @@ impl Model {
     /// Returns what a prefill of `tokens` tokens consists of; one token is a decode step.
     pub fn counts(&self, tokens: usize) -> Counts {
         let mut sum = Counts::default();
-        for (_, graph) in self.inner().graphs(tokens, tokens) {
+        for (_, graph) in self.inner().graphs(tokens, 0, tokens) {
             sum.dispatches += graph.ops().len();
             sum.norms += graph.norms();
             sum.norm_dispatches += graph.norm_ops();
@@ -126,7 +135,7 @@ impl Session {
         let spans = self.steps.spans(&self.model, position, ids)?;
         self.held = Held::Nothing;
         self.history.extend_from_slice(ids);
-        let graph = self.model.graph(self.context(), ids.len(), Logits::Last);
+        let graph = self.model.graph(self.context(), position, ids.len(), Logits::Last);
         let op = |op: &Op| StepOp {
             label: op.label.clone(),
             kernel: op.kernel.name(),
@@ -136,7 +145,8 @@ impl Session {
         Ok(graph.ops().iter().map(op).zip(spans).collect())
     }
 
-    /// Returns the time spent so far in recording and submitting steps, waiting for the device left out.
+    /// Returns the processor time that this thread spent so far in recording and submitting steps: a driver that lets a
+    /// submission wait for the one before does not count.
     pub fn host_time(&self) -> Duration {
         self.host_time
     }

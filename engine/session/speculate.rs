@@ -55,8 +55,11 @@ impl Drafter {
         Ok(Self { tokens, source })
     }
 
-    /// Refuses a drafter that knows other tokens than the model.
-    pub(super) fn check(&self, vocab_size: usize) -> Result<()> {
+    /// Refuses a drafter that knows another number of tokens than the model, `vocab_size`.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn check(&self, vocab_size: usize) -> Result<()> {
         let Source::Model(draft) = &self.source else { return Ok(()) };
         let own = draft.model.config.vocab_size;
         if own == vocab_size {

@@ -8,7 +8,7 @@ use crate::graph::plan::{self, Plan};
 use crate::graph::{Graph, Role};
 use crate::kernels::draw::{Options, last_seen};
 use crate::kernels::sample::MAX_VOCABULARY;
-use crate::kernels::{FEW_TOKENS, rope};
+use crate::kernels::{FEW_TOKENS, SPLIT_KEYS, rope};
 use crate::model::LayerDims;
 use crate::model::config::MAX_CONTEXT;
 use crate::model::openelm::{self, Logits, Sampling, Step, StepShape};
@@ -26,17 +26,18 @@ struct Key {
     tokens: usize,
     logits: Logits,
     sampling: Option<Sampling>,
+    splits: usize,
 }
 
 impl Key {
     /// A step of a prompt.
-    fn prompt(tokens: usize, logits: Logits) -> Self {
-        Self { tokens, logits, sampling: (logits == Logits::Last).then_some(Sampling::Greedy) }
+    fn prompt(tokens: usize, logits: Logits, splits: usize) -> Self {
+        Self { tokens, logits, sampling: (logits == Logits::Last).then_some(Sampling::Greedy), splits }
     }
 
     /// A step that decodes one token.
-    fn decode(sampling: Sampling) -> Self {
-        Self { tokens: 1, logits: Logits::Last, sampling: Some(sampling) }
+    fn decode(sampling: Sampling, splits: usize) -> Self {
+        Self { tokens: 1, logits: Logits::Last, sampling: Some(sampling), splits }
     }
 }
 
@@ -112,7 +113,7 @@ impl Steps {
             chosen: None,
             device_position: Some(0),
         };
-        steps.build(model, Key::decode(Sampling::Greedy))?;
+        steps.build(model, Key::decode(Sampling::Greedy, 1))?;
         gpu.check()?;
         Ok(steps)
     }
@@ -155,7 +156,8 @@ impl Steps {
         on_device: bool,
         logits: Logits,
     ) -> Result<()> {
-        let (gpu, key) = (&model.gpu, Key::prompt(ids.len(), logits));
+        let splits = model.splits(position + ids.len());
+        let (gpu, key) = (&model.gpu, Key::prompt(ids.len(), logits, splits));
         self.ensure(model, key)?;
         if !on_device {
             gpu.write(&self.ids, 0, bytemuck::cast_slice(ids));
@@ -210,7 +212,7 @@ impl Steps {
         }
     }
 
-    /// Submits `count` steps from `position` on, each of which feeds on what the one before it chose.
+    /// Submits at most `count` steps from `position` on, each of which feeds on what the one before it chose.
     pub(super) fn decode(
         &mut self,
         model: &Inner,
@@ -218,7 +220,10 @@ impl Steps {
         count: usize,
         sampler: &Sampler,
     ) -> Result<Block> {
-        let (gpu, key) = (&model.gpu, Key::decode(sampling(sampler)));
+        // A block ends where the steps become others.
+        let count = if position + 1 < SPLIT_KEYS { count.min(SPLIT_KEYS - 1 - position) } else { count };
+        let splits = model.splits(position + 1);
+        let (gpu, key) = (&model.gpu, Key::decode(sampling(sampler), splits));
         self.ensure(model, key)?;
         self.place(model, position);
         let (readback, ids) = (self.turn, self.history.slice((position as u64 + 1) * 4, count as u64 * 4));
@@ -241,7 +246,9 @@ impl Steps {
     ) -> Result<Block> {
         let filled = ids.len().next_power_of_two();
         let tokens = if position + filled <= self.context { filled } else { ids.len() };
-        let (gpu, key) = (&model.gpu, Key { tokens, logits: Logits::All, sampling: Some(sampling(sampler)) });
+        let (logits, sampling) = (Logits::All, Some(sampling(sampler)));
+        let splits = model.splits(position + tokens);
+        let (gpu, key) = (&model.gpu, Key { tokens, logits, sampling, splits });
         self.ensure(model, key)?;
         let mut rows = [ids[0]; FEW_TOKENS];
         rows[..ids.len()].copy_from_slice(ids);
@@ -280,7 +287,8 @@ impl Steps {
 
     /// Runs one step that appends `ids` at `position` and returns when each of its dispatches ran.
     pub(super) fn spans(&mut self, model: &Inner, position: usize, ids: &[u32]) -> Result<Vec<Span>> {
-        let (gpu, key) = (&model.gpu, Key::prompt(ids.len(), Logits::Last));
+        let splits = model.splits(position + ids.len());
+        let (gpu, key) = (&model.gpu, Key::prompt(ids.len(), Logits::Last, splits));
         self.ensure(model, key)?;
         // The clock may repeat the dispatch that advances the position.
         self.device_position = None;
@@ -308,7 +316,7 @@ impl Steps {
 
     /// Builds graph, plan, buffers and bind groups of a step.
     fn build(&mut self, model: &Inner, key: Key) -> Result<()> {
-        let Key { tokens, logits, sampling } = key;
+        let Key { tokens, logits, sampling, splits } = key;
         let gpu = &model.gpu;
         if logits == Logits::All && self.all_logits.is_none() {
             let bytes = self.last_logits.bytes() * model.chunk.min(self.context) as u64;
@@ -319,7 +327,7 @@ impl Steps {
             self.built.retain(|key, _| !long(key));
         }
         let shape = StepShape::greedy(tokens, self.context, model.kv.dtype());
-        let step = model.step(StepShape { logits, sampling, ..shape });
+        let step = model.step(StepShape { logits, sampling, splits, ..shape });
         let mut bound = Bound::of_step(model, &step, &self.caches)?;
         self.bind_state(&mut bound, &step, tokens);
         if let Some(tensor) = step.logits {

@@ -9,6 +9,7 @@
 // f32 throughout; the running maximum keeps every exponent <= 0.
 // SPLITS workgroups may share the keys of a row and head; attention_merge.wgsl then puts their parts together.
 
+const SPLIT_KEYS: u32 = 768; // of engine/kernels/mod.rs
 const LOWEST: f32 = -3e38; // below every score; a difference of two never overflows to NaN
 
 // The largest score, the sum of all weights relative to it, and the sum of values by weights; LOWEST and
@@ -56,9 +57,10 @@ fn attend(view: View, begin: u32, end: u32, at: Invocation) -> Weighted {
     return mix;
 }
 
-// The keys of a workgroup, begin and end: runs of one length, but that the last ones may be shorter or empty.
+// The keys of a workgroup, begin and end: runs of one length, but that the last ones may be shorter or empty. Fewer
+// than SPLIT_KEYS stay in one run, so that it makes no difference to the bits whether there are others.
 fn share_of(keys: u32, split: u32) -> vec2<u32> {
-    let length = (keys + SPLITS - 1u) / SPLITS;
+    let length = select((keys + SPLITS - 1u) / SPLITS, keys, keys < SPLIT_KEYS);
     return min(vec2<u32>(split, split + 1u) * length, vec2<u32>(keys));
 }
 

@@ -58,6 +58,9 @@ pub struct BenchArgs {
     /// Number format of the KV cache: f16, f32 or q8_0
     #[arg(long, default_value_t)]
     kv: KvFormat,
+    /// Workgroups that share the keys of a head from 768 keys on, 1 to 16 [default: 4, and 1 in software]
+    #[arg(long, value_name = "N")]
+    splits: Option<usize>,
     #[command(flatten)]
     rules: RuleArgs,
     /// Every size in every format, p 512, n 128, at depths 0 and 1536: one command for a new GPU
@@ -165,6 +168,14 @@ impl Plan {
         if let Some(batch) = batches.iter().find(|batch| !(1..=MOST_TOKENS).contains(*batch)) {
             return Err(Error::Input(format!("--batch {batch}: expected 1 to {MOST_TOKENS} sequences")));
         }
+        let depth = args.depth.iter().find(|&&depth| depth > 0);
+        if let (Some(batch), Some(depth)) = (batches.iter().find(|&&batch| batch > 1), depth)
+            && (prompts.iter().any(|&prompt| prompt > 0) || !args.both.is_empty())
+        {
+            return Err(Error::Input(format!(
+                "--batch {batch} with --depth {depth} measures generation alone: give --prompt 0 and no -pg"
+            )));
+        }
         let tests = tests(&prompts, &tokens, &args.both, &or(&args.depth, 0), &batches);
         if tests.is_empty() {
             return Err(Error::Input("--prompt 0 and --tokens 0 leave nothing to measure".to_owned()));
@@ -250,6 +261,7 @@ fn measure(
         backend: args.backend,
         format,
         kv: args.kv,
+        splits: args.splits,
         quiet: true,
         shaders: args.shaders.clone(),
     };
