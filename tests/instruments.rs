@@ -112,7 +112,7 @@ fn a_bench_counts_what_was_submitted_and_bounds_what_was_allocated() {
     let subject = Subject::of(&model, "synthetic:micro");
     let ceilings = Ceilings { copy_gb_s: 10.0, fma_gflop_s: 100.0, matrix_gflop_s: None };
     let run = |prompt, generated, depth| {
-        let repetitions = Repetitions { timed: 2, warm_up: true };
+        let repetitions = Repetitions { timed: 2, warm_up: true, per_submit: Some(1) };
         let test = Test { prompt, generated, depth, batch: 1 };
         bench(&model, &environment, &subject, ceilings, test, repetitions, || ()).unwrap()
     };

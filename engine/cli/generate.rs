@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use samara::sampler::{Sampler, SamplerOptions};
-use samara::session::{Acceptance, Drafter, MAX_TOKENS_PER_SUBMIT, Tokens};
+use samara::session::{Acceptance, Drafter, Tokens};
 use samara::tokenizer::Tokenizer;
 use samara::{Error, Session};
 
@@ -96,14 +96,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let sampler = Sampler::new(args.sampling.options())?;
     let stops = StopFilter::new(args.stop)?;
     args.drafting.check()?;
-    if let Some(tokens) =
-        args.tokens_per_submit.filter(|tokens| !(1..=MAX_TOKENS_PER_SUBMIT).contains(tokens))
-    {
-        return Err(Error::Input(format!(
-            "--tokens-per-submit {tokens}: expected 1 to {MAX_TOKENS_PER_SUBMIT}"
-        ))
-        .into());
-    }
+    super::check_tokens_per_submit(args.tokens_per_submit)?;
     let prompt = args.text.read()?;
     if prompt.is_empty() {
         return Err(Error::Input("the prompt is empty".to_owned()).into());

@@ -31,7 +31,7 @@ use samara::instruments::document::{Ceilings, Environment};
 use samara::kernels::Shaders;
 use samara::model::{Checkpoint, demo};
 use samara::quant::Format;
-use samara::session::Progress;
+use samara::session::{MAX_TOKENS_PER_SUBMIT, Progress};
 use samara::tokenizer::Tokenizer;
 use samara::{Backend, Error, Fusion, KvFormat, LoadOptions, Model};
 
@@ -242,6 +242,16 @@ impl ModelArgs {
 
     fn bar(&self, label: &'static str, counts: &str) -> ProgressBar {
         bar(self.quiet, label, counts)
+    }
+}
+
+/// Refuses a number of tokens that no submission has.
+fn check_tokens_per_submit(tokens: Option<usize>) -> samara::Result<()> {
+    match tokens {
+        Some(tokens) if !(1..=MAX_TOKENS_PER_SUBMIT).contains(&tokens) => {
+            Err(Error::Input(format!("--tokens-per-submit {tokens}: expected 1 to {MAX_TOKENS_PER_SUBMIT}")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::document::{BenchRow, Ceilings, Environment, Subject};
 use super::samples::Samples;
-use super::verify::greedy;
+use super::verify::{greedy, greedy_by};
 use crate::error::Result;
 use crate::gpu::Counters;
 use crate::kernels::Cost;
@@ -68,6 +68,8 @@ pub struct Repetitions {
     pub timed: usize,
     /// Whether the shapes of the test run once before.
     pub warm_up: bool,
+    /// Tokens of a submission; as many as a session finds fit without a number. A batch submits step by step.
+    pub per_submit: Option<usize>,
 }
 
 /// Times one test of a model; `done` hears of every run.
@@ -86,12 +88,12 @@ pub fn bench(
     model.gpu().forget_peak();
     let mut under_test = UnderTest::new(model, test)?;
     if repetitions.warm_up {
-        under_test.run(model, test, test.generated.min(WARM_UP))?;
+        under_test.run(model, test, test.generated.min(WARM_UP), repetitions.per_submit)?;
         done();
     }
     let mut runs = Vec::with_capacity(repetitions.timed);
     for _ in 0..repetitions.timed {
-        runs.push(under_test.run(model, test, test.generated)?);
+        runs.push(under_test.run(model, test, test.generated, repetitions.per_submit)?);
         done();
     }
     let cost = cost(model, test);
@@ -149,16 +151,23 @@ impl UnderTest {
         Ok(Self::Alone(Box::new(session), ids[test.depth..].to_vec()))
     }
 
-    fn run(&mut self, model: &Model, test: Test, generated: usize) -> Result<Run> {
+    fn run(&mut self, model: &Model, test: Test, generated: usize, per_submit: Option<usize>) -> Result<Run> {
         match self {
-            Self::Alone(session, prompt) => alone(session, model, test, prompt, generated),
+            Self::Alone(session, prompt) => alone(session, model, test, prompt, generated, per_submit),
             Self::Together(batch, prompt) => together(batch, model, test, prompt, generated),
         }
     }
 }
 
 /// Runs a test behind the first `test.depth` tokens of a session.
-fn alone(session: &mut Session, model: &Model, test: Test, prompt: &[u32], generated: usize) -> Result<Run> {
+fn alone(
+    session: &mut Session,
+    model: &Model,
+    test: Test,
+    prompt: &[u32],
+    generated: usize,
+    per_submit: Option<usize>,
+) -> Result<Run> {
     session.rollback(test.depth)?;
     model.gpu().wait()?;
     let (host, before, start) = (session.host_time(), model.gpu().counters(), Instant::now());
@@ -167,7 +176,7 @@ fn alone(session: &mut Session, model: &Model, test: Test, prompt: &[u32], gener
     let first_token = start.elapsed().as_secs_f64();
     let rest = if test.prompt == 0 { generated - 1 } else { generated };
     if rest > 0 {
-        greedy(session, &[first], rest)?;
+        greedy_by(session, &[first], rest, per_submit)?;
     }
     let (seconds, after) = (start.elapsed().as_secs_f64(), model.gpu().counters());
     let host_seconds = (session.host_time() - host).as_secs_f64();

@@ -65,6 +65,20 @@ pub(super) fn wrong(model: &Model, what: &str) -> Error {
 
 /// Returns the next tokens after a prompt, without stopping at the end of a text.
 pub(super) fn greedy(session: &mut Session, prompt: &[u32], tokens: usize) -> Result<Vec<u32>> {
+    greedy_by(session, prompt, tokens, None)
+}
+
+/// Does the same with so many tokens in a submission.
+pub(super) fn greedy_by(
+    session: &mut Session,
+    prompt: &[u32],
+    tokens: usize,
+    per_submit: Option<usize>,
+) -> Result<Vec<u32>> {
     session.prefill(prompt)?;
-    session.generate(Sampler::greedy()).through_end().limit(tokens).collect()
+    let stream = session.generate(Sampler::greedy()).through_end().limit(tokens);
+    match per_submit {
+        Some(count) => stream.tokens_per_submit(count)?.collect(),
+        None => stream.collect(),
+    }
 }

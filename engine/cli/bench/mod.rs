@@ -43,6 +43,9 @@ pub struct BenchArgs {
     /// Sequences that decode together; 1 is a session of its own [default: 1]
     #[arg(short, long, value_name = "N", value_delimiter = ',')]
     batch: Vec<usize>,
+    /// Put N tokens, at most 32, into a submission [default: as many as keep a text flowing]
+    #[arg(long, value_name = "N")]
+    tokens_per_submit: Option<usize>,
     /// Timed runs of each test
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     repetitions: usize,
@@ -145,6 +148,7 @@ struct Plan {
 
 impl Plan {
     fn new(args: &BenchArgs) -> samara::Result<Self> {
+        super::check_tokens_per_submit(args.tokens_per_submit)?;
         if args.repetitions == 0 {
             return Err(Error::Input("--repetitions 0: at least one run is timed".to_owned()));
         }
@@ -269,7 +273,8 @@ fn measure(
     verify::verify(&model)?;
     let environment = Environment::of(model.gpu(), COMMIT);
     let subject = Subject::of(&model, &spec);
-    let repetitions = Repetitions { timed: args.repetitions, warm_up: !args.no_warmup };
+    let per_submit = args.tokens_per_submit;
+    let repetitions = Repetitions { timed: args.repetitions, warm_up: !args.no_warmup, per_submit };
     for &test in &plan.tests {
         bar.set_message(format!("{spec} {} {test}", subject.format));
         let row = bench(&model, &environment, &subject, device.ceilings, test, repetitions, || bar.inc(1))?;
