@@ -52,6 +52,19 @@ fn random(seed: u64) -> Sampler {
     Sampler::new(options).unwrap()
 }
 
+/// Shuns what was just said more than anything, so that each token counts as soon as it is chosen.
+fn shy() -> Sampler {
+    let options = SamplerOptions {
+        temperature: 3.0,
+        top_k: 4,
+        repeat_penalty: 50.0,
+        repeat_window: 2,
+        seed: 3,
+        ..Default::default()
+    };
+    Sampler::new(options).unwrap()
+}
+
 fn generated(session: &mut Session, sampler: Sampler, tokens: usize, per_submit: Option<usize>) -> Vec<u32> {
     let mut stream = session.generate(sampler).through_end().limit(tokens);
     if let Some(count) = per_submit {
@@ -142,8 +155,9 @@ fn guesses_change_nothing_but_the_number_of_steps() {
     let Some(model) = demo() else { return };
     let plain = by_hand(&model, TOKENS);
     let drawn = generated(&mut session(&model), random(7), TOKENS, Some(1));
+    let unlike = generated(&mut session(&model), shy(), TOKENS, Some(1));
     for tokens in 1..=MAX_DRAFT {
-        for (expected, sampler) in [(&plain, Sampler::greedy()), (&drawn, random(7))] {
+        for (expected, sampler) in [(&plain, Sampler::greedy()), (&drawn, random(7)), (&unlike, shy())] {
             let mut session = session(&model);
             let drafter = Drafter::lookup(tokens).unwrap();
             let stream = session.generate(sampler).through_end().limit(TOKENS).speculate(drafter).unwrap();

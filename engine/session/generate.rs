@@ -172,7 +172,11 @@ impl<'a> Tokens<'a> {
             }
             ready.len() - 1
         })?;
-        steps.note_seen(model, before, &self.draft[..=accepted]);
+        if !self.sampler.is_greedy() {
+            // The last token was noted when it was chosen.
+            let chosen = self.ready.iter().copied().filter(|id| *id != argmax::NONE);
+            steps.note_seen(model, before + 1, chosen);
+        }
         self.acceptance.drafted += guesses.len();
         self.acceptance.accepted += accepted;
         self.acceptance.steps += 1;

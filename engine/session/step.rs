@@ -205,10 +205,10 @@ impl Steps {
         gpu.check()
     }
 
-    /// Notes where tokens that were verified stand, the first of them at `position`.
-    pub(super) fn note_seen(&self, model: &Inner, position: usize, ids: &[u32]) {
+    /// Notes where tokens that a verification chose stand, the first of them at `position`.
+    pub(super) fn note_seen(&self, model: &Inner, position: usize, ids: impl Iterator<Item = u32>) {
         for (next, id) in (position as u32 + 1..).zip(ids) {
-            model.gpu.write(&self.last_seen, u64::from(*id) * 4, &next.to_le_bytes());
+            model.gpu.write(&self.last_seen, u64::from(id) * 4, &next.to_le_bytes());
         }
     }
 
