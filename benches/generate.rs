@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use samara::model::synth;
 use samara::quant::Format;
+use samara::sampler::Sampler;
 use samara::{LoadOptions, Model, Session};
 
 const PROMPT: usize = 64;
@@ -25,11 +26,9 @@ fn decode(session: &mut Session, prompt: &[u32], tokens: u64) -> Duration {
         prefill(session, prompt);
         let run = left.min((session.context() - prompt.len()) as u64);
         let start = Instant::now();
-        for _ in 0..run {
-            let id = session.next_greedy().expect("the device runs");
-            session.prefill(&[id]).expect("the device runs");
-        }
-        session.next_greedy().expect("the device runs");
+        // The first token is the prompt's.
+        let stream = session.generate(Sampler::greedy()).through_end().limit(run as usize + 1);
+        stream.for_each(|id| assert!(id.is_ok(), "the device runs"));
         spent += start.elapsed();
         left -= run;
     }

@@ -1,6 +1,6 @@
 //! `id = draw(logits[r, :])`: repeat penalty, temperature, top-k, top-p, min-p and the draw, on the device.
 //!
-//! Fuses what would be half a dozen steps and a sort; [`draw`](super::draw) defines it, and `sampler` does
+//! Fuses what would be half a dozen steps and a sort; [`draw`] defines it, and `sampler` does
 //! the same on the CPU. Of the last row the id goes to `ids[0]` and to `history[position + advance]`, it is
 //! noted as seen and `position` advances, so many tokens are submitted without a read-back. Of every row,
 //! each takes the tokens of the step up to its own for seen, and the ids go to a tensor of their own.
