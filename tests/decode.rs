@@ -3,9 +3,10 @@
 
 mod common;
 
-use samara::gpu::Counters;
+use samara::gpu::{Counters, Tuned, Tuning};
 use samara::graph::Graph;
-use samara::kernels::SPLIT_KEYS;
+use samara::instruments::steps;
+use samara::kernels::{Choice, SPLIT_KEYS};
 use samara::model::layout::Layout;
 use samara::model::openelm::{self, StepShape};
 use samara::model::{Checkpoint, Size, demo};
@@ -255,4 +256,58 @@ fn shared_keys_change_no_text() {
     let mut alone = model.session(Some(1024)).unwrap();
     alone.prefill(&prompt[..5]).unwrap();
     assert_eq!(found, [plain, generated(&mut alone, Sampler::greedy(), 24, None)]);
+}
+
+/// The demo model with other values than the defaults for all that can be tuned in a step of one token.
+fn tuned() -> Option<Model> {
+    let (mut gpu, checkpoint) = (common::gpu()?, Checkpoint::demo().unwrap());
+    let mut tuning = Tuning::default();
+    for case in steps::cases(&checkpoint, &gpu, &LoadOptions::default(), 0).unwrap() {
+        let default = gpu.untuned(&*case.kernel);
+        let other =
+            Choice::all(&case.kernel.tunables()).into_iter().find(|choice| *choice != default).unwrap();
+        let source = gpu.shaders().source(&case.kernel.source(gpu.tier()));
+        tuning.insert(Tuned::new(&*case.kernel, gpu.tier(), &source, &other));
+    }
+    gpu.set_tuning(tuning);
+    Some(Model::from_checkpoint(&checkpoint, gpu, LoadOptions::default()).unwrap())
+}
+
+#[test]
+fn what_is_tuned_holds_for_guesses_and_batches_too() {
+    let Some(model) = tuned() else { return };
+    let logits = |model: &Model| {
+        let mut session = session(model);
+        session.prefill(&[5]).unwrap();
+        session.next_logits().unwrap()
+    };
+    assert_ne!(logits(&model), logits(&demo().unwrap()), "sums in another order differ in their last bits");
+    let plain = by_hand(&model, 40);
+    // Bits of one token, alone and as the last of three.
+    let of_last = |rows: usize| {
+        let (mut session, first) = (session(&model), demo::KNOWN_PROMPT.len() - rows);
+        // What is cached before comes from one and the same step.
+        session.rollback(demo::KNOWN_PROMPT.len() - 3).unwrap();
+        demo::KNOWN_PROMPT[session.position()..first].iter().for_each(|&id| session.prefill(&[id]).unwrap());
+        session.prefill(&demo::KNOWN_PROMPT[first..]).unwrap();
+        session.next_logits().unwrap().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    assert_eq!(of_last(3), of_last(1));
+    let mut batch = model.batch(3, Some(128)).unwrap();
+    let ids = [0; 3].map(|_| batch.join(&demo::KNOWN_PROMPT).unwrap());
+    for &expected in &plain {
+        assert_eq!(batch.step().unwrap(), ids.map(|id| (id, expected)));
+    }
+}
+
+#[test]
+fn guesses_need_no_large_chunk() {
+    let Some(gpu) = common::gpu() else { return };
+    let options = LoadOptions { prefill_chunk: 1, ..LoadOptions::default() };
+    let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap();
+    let plain = by_hand(&model, 40);
+    let mut session = session(&model);
+    let drafter = Drafter::lookup(MAX_DRAFT).unwrap();
+    let stream = session.generate(Sampler::greedy()).through_end().limit(40).speculate(drafter).unwrap();
+    assert_eq!(stream.collect::<Result<Vec<u32>>>().unwrap(), plain);
 }

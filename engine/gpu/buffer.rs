@@ -126,13 +126,13 @@ impl Gpu {
     }
 
     /// Copies ranges, each to one of the same size in another buffer, and does not wait.
-    pub fn copy(&self, ranges: impl Iterator<Item = (BufferRange, BufferRange)>) -> Submission {
+    pub fn copy(&self, ranges: impl Iterator<Item = (BufferRange, BufferRange)>) {
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         for (from, to) in ranges {
             debug_assert_eq!(from.bytes, to.bytes);
             encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, from.bytes);
         }
-        self.submit(encoder, Counters::submission(0, 0))
+        self.submit(encoder, Counters::submission(0, 0));
     }
 
     /// Reads a range back; waits for everything submitted before.

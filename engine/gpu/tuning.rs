@@ -1,6 +1,6 @@
 //! Tuned values of an adapter: found once by `samara kernel tune`, kept in the user's cache directory.
 //!
-//! A value holds for one kernel, shape, tier and shader text on one adapter with one driver; anything else
+//! A value holds for one kernel, shape, tier and text of its file on one adapter with one driver; anything else
 //! keeps its default. What a file says is checked against the kernel's own list of values
 //! ([`Choice::of`]), so a damaged one costs speed at most.
 
@@ -37,7 +37,7 @@ pub struct Tuned {
     pub shape: String,
     /// The tier that was timed.
     pub tier: String,
-    /// A sum of the shader's text.
+    /// A sum of the text of the kernel's own file.
     pub source: String,
     /// The values.
     pub choice: BTreeMap<String, u32>,
@@ -60,7 +60,7 @@ impl Tuned {
     }
 }
 
-/// Kernel, shape, tier and sum of the shader's text.
+/// Kernel, shape, tier and sum of the kernel's own file.
 type Key = [String; 4];
 
 /// Tuned values by kernel and shape.
@@ -197,9 +197,10 @@ fn warn_once(path: &Path, why: &str) {
     }
 }
 
-/// A sum that changes with any change of a shader's text.
+/// A sum that changes with any change of a kernel's own file. The fragments behind it are left out: a row of a batch
+/// reads its place with another one and has to run with the same values.
 fn sum(source: &Source) -> String {
-    format!("{:016x}", fnv1a(source.text.as_bytes()))
+    format!("{:016x}", fnv1a(source.files[0].1.as_bytes()))
 }
 
 fn fnv1a(bytes: &[u8]) -> u64 {
@@ -267,7 +268,7 @@ mod tests {
         let mut tuning = Tuning::default();
         tuning.insert(tuned_values);
         let mut changed = source.clone();
-        changed.text += "\n";
+        changed.files[0].1 += "\n";
         assert_eq!(workgroup(&tuning, &*kernel, &changed), 64);
         let choice = tuning.choice(&*kernel, Tier::F16, || source.clone());
         assert_eq!(choice.of(&kernel.tunables()[0]), 64);

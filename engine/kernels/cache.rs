@@ -200,7 +200,6 @@ const LOWEST: f64 = -3e38;
 
 impl fmt::Display for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Hkv {}, Dh {}, {}", self.kv_heads, self.head_dim, self.dtype)?;
-        if self.places.batch { write!(f, ", batch") } else { Ok(()) }
+        write!(f, "Hkv {}, Dh {}, {}", self.kv_heads, self.head_dim, self.dtype)
     }
 }

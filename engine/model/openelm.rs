@@ -66,7 +66,8 @@ pub struct StepShape {
     /// Which logits are wanted.
     pub logits: Logits,
     /// How tokens are chosen: of the last row one that goes to `ids[0]` and to the history, where the position
-    /// advances; of every row one that goes to the id of that number. Without logits none is.
+    /// advances; of every row one that goes to the id of that number, or where it is drawn to `drawn`. Without logits
+    /// none is.
     pub sampling: Option<Sampling>,
     /// Slots of the KV cache for a batch; none for one sequence.
     pub batch: Option<usize>,
@@ -101,7 +102,7 @@ pub struct Step {
     pub graph: Graph,
     /// Token ids, `[T]` u32.
     pub ids: TensorId,
-    /// Tokens cached before the step, `[1]` u32, which a step that takes the argmax advances; of a batch the
+    /// Tokens cached before the step, `[1]` u32, which a step that chooses by its last row advances; of a batch the
     /// (position, slot) of each row, `[T, 2]` u32.
     pub position: TensorId,
     /// The token at each position that a step found, `[S + 1]` u32: at `p` the one whose key and value stand or

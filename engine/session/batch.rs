@@ -1,9 +1,11 @@
 //! Many sequences that decode together: a step takes one token of each and reads every weight once for all.
 //!
 //! A row of a step computes what a step of its own would, bit for bit, so a sequence does not depend on which
-//! others it shares steps with.
+//! others it shares steps with. (On an adapter whose subgroups have several sizes a driver may choose one for each
+//! pipeline, and the last bits of a sum with it.)
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,12 @@ use crate::session::step::{self, Bound};
 /// Identity of a sequence in a [`BatchSession`]; never used again when the sequence has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(u64);
+
+impl fmt::Display for SequenceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sequence {}", self.0)
+    }
+}
 
 /// Sequences that decode together, each greedily. They join and leave between steps.
 ///
@@ -80,7 +88,9 @@ impl Model {
     /// as the model was trained for.
     ///
     /// # Errors
-    /// When `capacity` is not within 1 to 64, `context` is 0, or the device lacks memory for the caches.
+    /// When `capacity` is not within 1 to 64, `context` not within 1 to 2^20, or the device lacks memory or the largest
+    /// binding for the caches: those of `capacity` sequences and two more, one to read prompts and one for rows without
+    /// a sequence.
     pub fn batch(&self, capacity: usize, context: Option<usize>) -> Result<BatchSession> {
         if !(1..=MOST_TOKENS).contains(&capacity) {
             return Err(Error::Input(format!(
@@ -159,10 +169,10 @@ impl BatchSession {
     /// Takes a sequence out of the batch and makes room for another.
     ///
     /// # Errors
-    /// When it has left already.
+    /// When it has left already, by itself too, as its context was full.
     pub fn leave(&mut self, id: SequenceId) -> Result<()> {
         let Some(index) = self.sequences.iter().position(|sequence| sequence.id == id) else {
-            return Err(Error::Input(format!("sequence {} is not part of the batch", id.0)));
+            return Err(Error::Input(format!("{id} is not part of the batch")));
         };
         let sequence = self.sequences.remove(index);
         self.free.push(sequence.slot);
@@ -180,12 +190,18 @@ impl BatchSession {
     }
 
     /// Returns the next token of every sequence, in the order in which they joined, and has the ones after them
-    /// computed meanwhile. A sequence leaves behind the token that its context has no room for.
+    /// computed meanwhile. The end-of-sequence token is one like the others; a sequence leaves by itself only behind
+    /// the token that its context has no room for.
     ///
     /// # Errors
-    /// When logits are not finite or the device fails.
+    /// When all logits of a sequence are NaN: the others go on once it has left. When the device fails: the tokens
+    /// of this step are lost.
     pub fn step(&mut self) -> Result<&[(SequenceId, u32)]> {
         self.receive()?;
+        if let Some(sequence) = self.sequences.iter().find(|sequence| sequence.last == argmax::NONE) {
+            let Sequence { position, id, .. } = sequence;
+            return Err(Error::Model(format!("the logits at position {position} of {id} are no numbers")));
+        }
         self.tokens.clear();
         self.tokens.extend(self.sequences.iter().map(|sequence| (sequence.id, sequence.last)));
         let context = self.context();
@@ -234,14 +250,7 @@ impl BatchSession {
                     sequence.row = None;
                 }
             }
-        })?;
-        match self.sequences.iter().find(|sequence| sequence.last == argmax::NONE) {
-            None => Ok(()),
-            Some(sequence) => Err(Error::Model(format!(
-                "the logits at position {} of sequence {} are not finite numbers",
-                sequence.position, sequence.id.0
-            ))),
-        }
+        })
     }
 
     /// Submits a step of every sequence.

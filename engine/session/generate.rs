@@ -1,7 +1,7 @@
 //! Tokens one after another: decode steps run ahead on the device, and their ids come back in blocks.
 //!
 //! The id that a step chooses feeds the next one without the host. While one block runs the next is submitted
-//! behind it, so the device never waits for the host. What was computed past the last token that is taken is
+//! behind it, so the device does not wait for a host that keeps up. What was computed past the last token that is taken is
 //! forgotten, so the tokens are the same whatever the size of the blocks.
 
 use std::collections::VecDeque;
@@ -72,7 +72,8 @@ impl<'a> Tokens<'a> {
         self
     }
 
-    /// Puts this many tokens into a submission. Without it, as many as keep a stream of text even, at most
+    /// Puts this many tokens into a submission, unless guesses are verified step by step. Two submissions are under way
+    /// at once: slow tokens in large ones may run into a driver's time-out. Without it, as many as keep a stream of text even, at most
     /// [`MAX_TOKENS_PER_SUBMIT`].
     ///
     /// # Errors
@@ -96,8 +97,11 @@ impl<'a> Tokens<'a> {
     /// Verifies guesses instead of computing token after token; the tokens are the same.
     ///
     /// # Errors
-    /// When the drafter's model knows another number of tokens.
+    /// When the drafter's model knows another number of tokens, or tokens were computed without it already.
     pub fn speculate(mut self, drafter: Drafter) -> Result<Self> {
+        if self.submitted > 0 {
+            return Err(Error::Input("guesses have to begin with the first token".to_owned()));
+        }
         drafter.check(self.session.model.config.vocab_size)?;
         self.drafter = Some(drafter);
         Ok(self)
@@ -109,7 +113,7 @@ impl<'a> Tokens<'a> {
     }
 
     fn step(&mut self) -> Result<Option<u32>> {
-        if self.yielded == self.limit {
+        if self.yielded >= self.limit {
             return Ok(None);
         }
         let id = match self.last {
@@ -156,9 +160,9 @@ impl<'a> Tokens<'a> {
         let most = (self.limit - self.yielded).min(room) - 1;
         drafter.draft(history, last, most, &mut self.draft)?;
         let begun = ThreadTime::now();
+        *held = Held::Behind;
         let verified = steps.verify(model, history.len(), &self.draft, &self.sampler)?;
         *host_time += begun.elapsed();
-        *held = Held::Behind;
         let guesses = &self.draft[1..];
         let before = history.len();
         let ready = &mut self.ready;
@@ -191,9 +195,9 @@ impl<'a> Tokens<'a> {
             let count = self.pace.tokens().min(wanted - self.submitted);
             let begun = ThreadTime::now();
             let position = start + self.submitted;
+            self.session.held = Held::Behind;
             let block = self.session.steps.decode(&self.session.model, position, count, &self.sampler)?;
             self.session.host_time += begun.elapsed();
-            self.session.held = Held::Behind;
             self.submitted += block.count;
             self.blocks.push_back(block);
         }

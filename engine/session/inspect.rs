@@ -54,7 +54,8 @@ pub struct Inspection {
     pub prefill_chunk: usize,
     /// Bytes of the activations of such a step.
     pub prefill_activation_bytes: u64,
-    /// Bytes of the RoPE table, the logits and the ids of one session at the model's context length.
+    /// Bytes of the RoPE table, the logits, the ids, the history and what was seen of one session at the model's
+    /// context length.
     pub state_bytes: u64,
     /// The dispatches of a decode step.
     pub dispatches: Vec<DispatchReport>,
@@ -73,11 +74,14 @@ impl Model {
             parts: layout.parts.len(),
         });
         let context = model.config.max_context_length;
-        let graph = |tokens| model.step(StepShape::greedy(tokens, context, model.kv.dtype())).graph;
+        let splits = model.splits(context);
+        let graph = |tokens| {
+            model.step(StepShape { splits, ..StepShape::greedy(tokens, context, model.kv.dtype()) }).graph
+        };
         let prefill_chunk = model.chunk.min(context);
         let prefill_activation_bytes = plan::plan(&graph(prefill_chunk)).bytes();
         let graph = graph(1);
-        let state = context * model.config.head_dim + model.config.vocab_size + prefill_chunk;
+        let state = context * (model.config.head_dim + 1) + 2 * model.config.vocab_size + prefill_chunk;
         let dispatches = graph.ops().iter().map(|op| {
             let (dispatch, cost) = (model.gpu.dispatch(&*op.kernel), op.kernel.cost(context - 1));
             let overrides: Vec<String> =

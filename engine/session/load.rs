@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Backend, BufferRange, Clock, Gpu};
 use crate::graph::Graph;
 use crate::graph::fuse::Fusion;
-use crate::kernels::{SPLIT_KEYS, Shaders};
+use crate::kernels::{FEW_TOKENS, SPLIT_KEYS, Shaders};
 use crate::model::layout::Layout;
 use crate::model::openelm::{self, Step, StepShape};
 use crate::model::{Checkpoint, Config};
@@ -128,7 +128,7 @@ pub struct LoadOptions {
     /// Most tokens of one prefill step, 1 to 4096.
     pub prefill_chunk: usize,
     /// Workgroups that share the keys of a head when a few rows attend to many keys
-    /// ([`SPLIT_KEYS`](crate::kernels::SPLIT_KEYS)), for one more dispatch a layer; without a number 4 on a GPU and 1 on
+    /// ([`SPLIT_KEYS`](crate::kernels::SPLIT_KEYS)), 1 to 16, for one more dispatch a layer; without a number 4 on a GPU and 1 on
     /// a software adapter.
     pub splits: Option<usize>,
     /// Lowers the largest storage binding below what the adapter offers, in bytes.
@@ -197,6 +197,11 @@ impl Inner {
     /// Returns how many workgroups share the keys of a head in a step of which a row sees as many as `keys`.
     pub(super) fn splits(&self, keys: usize) -> usize {
         if keys < SPLIT_KEYS { 1 } else { self.splits }
+    }
+
+    /// Returns the same for a step of `tokens` tokens of one sequence: many attend in tiles, which share no keys.
+    pub(super) fn splits_of(&self, tokens: usize, position: usize) -> usize {
+        if tokens > FEW_TOKENS { 1 } else { self.splits(position + tokens) }
     }
 }
 

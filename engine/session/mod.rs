@@ -118,7 +118,7 @@ impl Session {
     /// found on the device, and only it is read back.
     ///
     /// # Errors
-    /// As [`next_logits`](Self::next_logits).
+    /// As [`next_logits`](Self::next_logits), but of logits that are not finite only when all of them are NaN.
     pub fn next_greedy(&mut self) -> Result<u32> {
         self.require_logits()?;
         if let Held::Here(Some(id)) = self.held {
@@ -134,7 +134,9 @@ impl Session {
 
     /// Yields tokens until the end-of-sequence token, which is not yielded, or a full context.
     ///
-    /// Of the tokens yielded, all but the last are part of the sequence when the iterator is dropped.
+    /// Of the tokens yielded, all but the last are part of the sequence when the iterator is dropped; all, if the
+    /// end-of-sequence token ended it. An error ends it too: there were no logits, they are no numbers, or the device
+    /// failed. Tokens are drawn on the device from vocabularies of up to 65536.
     pub fn generate(&mut self, sampler: Sampler) -> Tokens<'_> {
         Tokens::new(self, sampler)
     }
@@ -218,7 +220,13 @@ impl Session {
                 self.history.extend(last);
                 Ok(())
             }
-            (Held::Behind, Some(last)) => self.advance(&[last], Logits::Last),
+            (Held::Behind, Some(last)) => {
+                let replayed = self.advance(&[last], Logits::Last);
+                if replayed.is_err() {
+                    self.history.push(last);
+                }
+                replayed
+            }
             (_, last) => {
                 self.history.extend(last);
                 Err(Error::Input(

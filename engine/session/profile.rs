@@ -39,7 +39,7 @@ pub struct Counts {
 impl Inner {
     /// Returns the graph of a step of `tokens` tokens behind `position` cached ones.
     fn graph(&self, context: usize, position: usize, tokens: usize, logits: Logits) -> Graph {
-        let splits = self.splits(position + tokens);
+        let splits = self.splits_of(tokens, position);
         let sampling = (logits == Logits::Last).then_some(Sampling::Greedy);
         self.step(StepShape {
             logits,
@@ -93,9 +93,12 @@ impl Model {
     }
 
     /// Returns what a decode step of `sequences` sequences has to move and compute, each with `context` tokens at most
-    /// and `position` of them cached.
+    /// and `position` of them cached. A batch computes as many rows as the next power of two.
+    ///
+    /// # Panics
+    /// When there are no sequences, or more than 64.
     pub fn step_cost(&self, context: usize, position: usize, sequences: usize) -> Cost {
-        let shape = StepShape::greedy(sequences, context, self.inner().kv.dtype());
+        let shape = StepShape::greedy(sequences.next_power_of_two(), context, self.inner().kv.dtype());
         let batch = (sequences > 1).then_some(sequences + 1);
         let logits = if sequences > 1 { Logits::All } else { Logits::Last };
         let mut sum = Cost::default();
@@ -132,8 +135,8 @@ impl Session {
             )));
         }
         let position = self.position();
-        let spans = self.steps.spans(&self.model, position, ids)?;
         self.held = Held::Nothing;
+        let spans = self.steps.spans(&self.model, position, ids)?;
         self.history.extend_from_slice(ids);
         let graph = self.model.graph(self.context(), position, ids.len(), Logits::Last);
         let op = |op: &Op| StepOp {

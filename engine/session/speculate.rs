@@ -3,7 +3,8 @@
 //! A step of a few rows reads each weight once, as a step of one row does, so where decoding is bound by memory
 //! the verification of seven guesses costs little more than one token. A row computes bit for bit what decoding
 //! computes at its position, and its choice depends on nothing but the seed and that position: what is accepted is
-//! the text of plain decoding.
+//! the text of plain decoding. (On an adapter whose subgroups have several sizes a driver may choose one for each
+//! pipeline, and the last bits of a sum with it.)
 
 use crate::error::{Error, Result};
 use crate::kernels::FEW_TOKENS;
@@ -40,7 +41,8 @@ impl Drafter {
         Self::new(tokens, Source::Lookup)
     }
 
-    /// Returns a drafter that lets another model go on greedily for `tokens` tokens.
+    /// Returns a drafter that lets another model go on greedily for `tokens` tokens. What its session holds is replaced;
+    /// where its context ends, so do the guesses.
     ///
     /// # Errors
     /// When `tokens` is not within 1 to [`MAX_DRAFT`].
@@ -91,11 +93,11 @@ impl Drafter {
 fn looked_up(history: &[u32], last: u32, most: usize) -> &[u32] {
     for run in (1..=LONGEST_RUN.min(history.len())).rev() {
         let (before, known) = (run - 1, history.len());
-        // The run ends at `end - 1`; the last one possible ends with the newest token of the history.
+        // The run ends at `end - 1`, and a token follows it.
         let matches = |end: &usize| {
             history[end - 1] == last && history[end - run..end - 1] == history[known - before..]
         };
-        if let Some(end) = (run..=known).rev().find(|end| *end < known && matches(end)) {
+        if let Some(end) = (run..known).rev().find(matches) {
             return &history[end..known.min(end + most)];
         }
     }

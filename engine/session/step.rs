@@ -94,7 +94,7 @@ impl Steps {
         gpu.write(&rope, 0, bytemuck::cast_slice(&table));
         let mut steps = Self {
             context,
-            ids: gpu.storage("ids", model.chunk as u64 * 4)?,
+            ids: gpu.storage("ids", model.chunk.max(FEW_TOKENS) as u64 * 4)?,
             history: gpu.storage("history", (context as u64 + 1) * 4)?,
             position: gpu.storage("position", 4)?,
             options: gpu.storage("options", 4 * Options::WORDS as u64)?,
@@ -156,7 +156,7 @@ impl Steps {
         on_device: bool,
         logits: Logits,
     ) -> Result<()> {
-        let splits = model.splits(position + ids.len());
+        let splits = model.splits_of(ids.len(), position);
         let (gpu, key) = (&model.gpu, Key::prompt(ids.len(), logits, splits));
         self.ensure(model, key)?;
         if !on_device {
@@ -247,7 +247,7 @@ impl Steps {
         let filled = ids.len().next_power_of_two();
         let tokens = if position + filled <= self.context { filled } else { ids.len() };
         let (logits, sampling) = (Logits::All, Some(sampling(sampler)));
-        let splits = model.splits(position + tokens);
+        let splits = model.splits_of(tokens, position);
         let (gpu, key) = (&model.gpu, Key { tokens, logits, sampling, splits });
         self.ensure(model, key)?;
         let mut rows = [ids[0]; FEW_TOKENS];
@@ -287,7 +287,7 @@ impl Steps {
 
     /// Runs one step that appends `ids` at `position` and returns when each of its dispatches ran.
     pub(super) fn spans(&mut self, model: &Inner, position: usize, ids: &[u32]) -> Result<Vec<Span>> {
-        let splits = model.splits(position + ids.len());
+        let splits = model.splits_of(ids.len(), position);
         let (gpu, key) = (&model.gpu, Key::prompt(ids.len(), Logits::Last, splits));
         self.ensure(model, key)?;
         // The clock may repeat the dispatch that advances the position.
@@ -319,7 +319,8 @@ impl Steps {
         let Key { tokens, logits, sampling, splits } = key;
         let gpu = &model.gpu;
         if logits == Logits::All && self.all_logits.is_none() {
-            let bytes = self.last_logits.bytes() * model.chunk.min(self.context) as u64;
+            let rows = model.chunk.max(FEW_TOKENS).min(self.context);
+            let bytes = self.last_logits.bytes() * rows as u64;
             self.all_logits = Some(gpu.storage("logits of a chunk", bytes)?);
         }
         let long = |key: &Key| key.tokens > FEW_TOKENS;

@@ -12,7 +12,7 @@ var<workgroup> magnitudes: array<f32, 2u * WG>; // largest magnitude of each pla
 
 fn kv_load(word: Kv4, scales: Kv4, c: u32) -> vec4<f32> {
     let pair = unpack2x16float(scales);
-    return vec4<f32>(unpack4xI8(word)) * select(pair.x, pair.y, (c / 8u & 1u) == 1u);
+    return vec4<f32>(unpack4xI8(word)) * select(pair.x, pair.y, ((c / 8u) & 1u) == 1u);
 }
 
 fn k_load(row: u32, c: u32) -> vec4<f32> {
