@@ -6,6 +6,7 @@ mod common;
 use samara::gpu::{Counters, Tuned, Tuning};
 use samara::graph::Graph;
 use samara::instruments::steps;
+use samara::kernels::Tier;
 use samara::kernels::{Choice, SPLIT_KEYS};
 use samara::model::layout::Layout;
 use samara::model::openelm::{self, StepShape};
@@ -165,6 +166,21 @@ fn guesses_change_nothing_but_the_number_of_steps() {
             assert_eq!(&stream.collect::<Result<Vec<u32>>>().unwrap(), expected, "{tokens} guesses");
             assert_eq!(session.position(), demo::KNOWN_PROMPT.len() + TOKENS - 1);
         }
+    }
+}
+
+#[test]
+fn guesses_change_nothing_where_activations_are_rounded() {
+    let Some(gpu) = common::gpu_at(Tier::INT8) else { return };
+    let options = LoadOptions { format: Some(Format::Q8_0), ..LoadOptions::default() };
+    let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap();
+    let plain = by_hand(&model, TOKENS);
+    for tokens in [1, MAX_DRAFT] {
+        let mut session = session(&model);
+        let drafter = Drafter::lookup(tokens).unwrap();
+        let stream =
+            session.generate(Sampler::greedy()).through_end().limit(TOKENS).speculate(drafter).unwrap();
+        assert_eq!(stream.collect::<Result<Vec<u32>>>().unwrap(), plain, "{tokens} guesses");
     }
 }
 

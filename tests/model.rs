@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use samara::graph::fuse::{Fusion, Rule};
 use samara::graph::reference;
-use samara::kernels::{Memory, rope};
+use samara::kernels::{FEW_TOKENS, Memory, Tier, rope};
 use samara::model::layout::Layout;
 use samara::model::openelm::{self, Logits, StepShape};
 use samara::model::{Checkpoint, synth};
@@ -294,7 +294,9 @@ fn every_tier_agrees() {
     let prompt = synth::prompt(checkpoint.config().vocab_size, 21);
     for format in Format::ALL {
         let options = || LoadOptions { format: Some(format), ..exact() };
-        let logits = common::gpus().into_iter().map(|gpu| {
+        let gpus =
+            common::gpus().into_iter().filter(|gpu| gpu.tier() != Tier::INT8 || !ROUNDED.contains(&format));
+        let logits = gpus.map(|gpu| {
             let tier = gpu.tier();
             (tier, two_logits(&Model::from_checkpoint(&checkpoint, gpu, options()).unwrap(), &prompt))
         });
@@ -303,6 +305,30 @@ fn every_tier_agrees() {
             let error = nmse(found, &logits[0].1);
             assert!(error <= 1e-10, "{format}, tier {tier} against {}: NMSE {error:e}", logits[0].0);
         }
+    }
+}
+
+/// The formats whose products round activations to 8 bits at tier `int8`.
+const ROUNDED: [Format; 2] = [Format::Q8_0, Format::Q4_0];
+
+#[test]
+fn activations_of_8_bits_are_close_to_f32() {
+    let Some(gpu) = common::gpu_at(Tier::INT8) else { return };
+    for (checkpoint, format) in
+        [micro(), Checkpoint::demo().unwrap()].iter().flat_map(|c| ROUNDED.map(|f| (c, f)))
+    {
+        let prompt = synth::prompt(checkpoint.config().vocab_size, FEW_TOKENS);
+        let logits = |tier| {
+            let options = LoadOptions { format: Some(format), ..exact() };
+            let model = Model::from_checkpoint(checkpoint, gpu.at_tier(tier).unwrap(), options).unwrap();
+            two_logits(&model, &prompt)
+        };
+        let error = nmse(&logits(Tier::INT8), &logits(Tier::SUBGROUP));
+        eprintln!("{} layers, {format}: NMSE {error:e}", checkpoint.config().layers.len());
+        // Each of four products of a layer, and the head, adds 1.5e-5 to 6e-5 of its own output: 33 of them in
+        // the demo's eight layers at most 2e-3, and less by as much as the residual outweighs what is added to it.
+        assert!(error <= 1e-3, "{format}: NMSE {error:e}");
+        assert!(error >= 1e-7, "{format}: NMSE {error:e}, so nothing was rounded");
     }
 }
 

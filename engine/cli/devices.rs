@@ -28,9 +28,10 @@ pub fn run(args: DevicesArgs) -> Result<(), Failure> {
             None => "no subgroups".to_owned(),
         };
         let matrix_units = if adapter.matrix_units { ", matrix units (tier coop)" } else { "" };
+        let integer_dots = if adapter.integer_dots { ", integer products (tier int8)" } else { "" };
         writeln!(
             out,
-            "    binding {}, buffer {}, workgroup memory {}, {} invocations, {subgroups}{matrix_units}",
+            "    binding {}, buffer {}, workgroup memory {}, {} invocations, {subgroups}{matrix_units}{integer_dots}",
             BinaryBytes(adapter.max_binding_bytes),
             BinaryBytes(adapter.max_buffer_bytes),
             BinaryBytes(adapter.workgroup_memory_bytes.into()),

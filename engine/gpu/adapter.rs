@@ -65,10 +65,12 @@ pub struct AdapterSummary {
     pub kind: String,
     /// Whether the adapter is a program on the CPU: correct, but no measure of any GPU.
     pub software: bool,
-    /// The kernel variants it runs: all that it offers but matrix units, unless a tier was asked for.
+    /// The kernel variants it runs: all that it offers but matrix units and integers, unless a tier was asked for.
     pub tier: Tier,
     /// Whether it has matrix units that samara can use: the tier `coop`.
     pub matrix_units: bool,
+    /// Whether it multiplies packed 8-bit integers: the tier `int8`. Metal has no instruction for that.
+    pub integer_dots: bool,
     /// Largest storage binding, in bytes; larger weights are split.
     pub max_binding_bytes: u64,
     /// Largest buffer, in bytes.
@@ -97,6 +99,7 @@ impl AdapterSummary {
             wgpu::DeviceType::Other => "other",
         };
         let subgroup = features.contains(wgpu::Features::SUBGROUP);
+        let f16 = features.contains(wgpu::Features::SHADER_F16);
         Self {
             index,
             name: info.name.clone(),
@@ -104,8 +107,9 @@ impl AdapterSummary {
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             kind: kind.to_owned(),
             software: info.device_type == wgpu::DeviceType::Cpu,
-            tier: Tier { f16: features.contains(wgpu::Features::SHADER_F16), subgroup, coop: false },
+            tier: Tier { f16, subgroup, ..Tier::PLAIN },
             matrix_units,
+            integer_dots: f16 && subgroup && info.backend != wgpu::Backend::Metal,
             max_binding_bytes: limits.max_storage_buffer_binding_size,
             max_buffer_bytes: limits.max_buffer_size,
             workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
@@ -116,7 +120,7 @@ impl AdapterSummary {
 
     /// Returns the tier with everything that the adapter offers.
     pub fn offered(&self) -> Tier {
-        Tier { coop: self.matrix_units, ..self.tier }
+        Tier { coop: self.matrix_units, int8: self.integer_dots, ..self.tier }
     }
 
     /// Returns every tier that the adapter runs, its own last if it is none of [`Tier::ALL`].

@@ -88,7 +88,7 @@ impl Gpu {
     /// software.
     ///
     /// `SAMARA_TIER=plain|f16|subgroup` in the environment masks features above that tier; `coop` adds
-    /// matrix units.
+    /// matrix units, `int8` dot products of integers with activations rounded to 8 bits.
     ///
     /// # Errors
     /// When there is no such adapter, or it does not offer the tier that was asked for.
@@ -108,10 +108,11 @@ impl Gpu {
         let mut summary = summary(index, adapter);
         if let Some(tier) = options.tier {
             if !tier.within(summary.offered()) {
+                let tiers: Vec<String> = summary.tiers().iter().map(Tier::to_string).collect();
                 return Err(Error::Unsupported(format!(
                     "adapter `{}` runs tier {}, not the tier {tier} that was asked for",
                     summary.name,
-                    summary.offered()
+                    tiers.join(", ")
                 )));
             }
             summary.tier = tier;

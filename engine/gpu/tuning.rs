@@ -224,6 +224,7 @@ mod tests {
             software: false,
             tier: Tier::PLAIN,
             matrix_units: false,
+            integer_dots: false,
             max_binding_bytes: 1 << 27,
             max_buffer_bytes: 1 << 28,
             workgroup_memory_bytes: 1 << 14,

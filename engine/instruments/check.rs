@@ -115,7 +115,7 @@ impl<'a> Prepared<'a> {
         gpu.wait()?;
         for (id, expected) in &self.expected {
             let bytes = gpu.read(&whole.ranges(*id)[0])?;
-            if let Some(mismatch) = compare(case, *id, &bytes, expected) {
+            if let Some(mismatch) = compare(case, gpu.tier(), *id, &bytes, expected) {
                 return Ok(Some(mismatch));
             }
         }
@@ -145,7 +145,7 @@ fn guard(written: bool) -> [u8; GUARD] {
 }
 
 /// Compares the guarded bytes of an output with its reference.
-fn compare(case: &Case, id: TensorId, bytes: &[u8], expected: &[f64]) -> Option<Mismatch> {
+fn compare(case: &Case, tier: Tier, id: TensorId, bytes: &[u8], expected: &[f64]) -> Option<Mismatch> {
     let desc = &case.tensors[id];
     let (before, rest) = bytes.split_at(GUARD);
     let (data, after) = rest.split_at(rest.len() - GUARD);
@@ -154,16 +154,16 @@ fn compare(case: &Case, id: TensorId, bytes: &[u8], expected: &[f64]) -> Option<
     }
     let found = unpack_values(desc, data);
     let error = nmse(&found, expected);
-    if error <= case.tolerance {
+    let tolerance = case.tolerance_at(tier);
+    if error <= tolerance {
         return None;
     }
     let far = |(y, r): (&f64, &f64)| y.is_nan() || (y - r).abs() > r.abs() * 1e-3;
     let worst = found.iter().zip(expected).position(far);
     let detail = worst.map(|i| format!("; first far value [{i}]: {} for {}", found[i], expected[i]));
     Some(format!(
-        "`{}`: NMSE {error:.2e} > {:e} ({}){}",
+        "`{}`: NMSE {error:.2e} > {tolerance:e} ({}){}",
         desc.name,
-        case.tolerance,
         case.reason,
         detail.unwrap_or_default()
     ))

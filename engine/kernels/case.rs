@@ -1,6 +1,6 @@
 //! A case: one call of a kernel with its inputs, for tests, benches and the workbench alike.
 
-use crate::kernels::{Access, Cost, Kernel, Memory};
+use crate::kernels::{Access, Cost, Kernel, Memory, Tier};
 use crate::quant::{Format, q8_0_rows};
 use crate::tensor::{DType, Shape, TensorId, Tensors};
 
@@ -30,7 +30,8 @@ pub struct Case {
     pub fills: Vec<Fill>,
     /// The call.
     pub kernel: Box<dyn Kernel>,
-    /// Largest normalised mean squared error, sum((y - r)^2) / sum(r^2), of each output; 0 is exact.
+    /// Largest normalised mean squared error, sum((y - r)^2) / sum(r^2), of each output where no input is
+    /// rounded; 0 is exact.
     pub tolerance: f64,
     /// Why the tolerance is what it is.
     pub reason: &'static str,
@@ -69,6 +70,11 @@ impl Case {
             _ => None,
         });
         self.kernel.cost(position.unwrap_or(0))
+    }
+
+    /// Returns the largest error of each output at a tier: with what its rounding of inputs adds.
+    pub fn tolerance_at(&self, tier: Tier) -> f64 {
+        self.tolerance + self.kernel.rounding(tier)
     }
 
     /// Returns how the kernel uses a tensor; `None` when it does not bind it.

@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::rows::{Product, dot};
-use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, weight_fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -56,13 +56,7 @@ impl Kernel for Matvec {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![
-            fragment!("matvec.wgsl"),
-            fragment!("lib/rows.wgsl"),
-            fragment!("lib/activation_plain.wgsl"),
-            tier.reduce4(),
-            weight_fragment(self.product.format),
-        ]
+        self.product.source(tier, [fragment!("matvec.wgsl"), fragment!("lib/activation_plain.wgsl")])
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -97,6 +91,10 @@ impl Kernel for Matvec {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: self.product.grid(tier),
         }
+    }
+
+    fn rounding(&self, tier: Tier) -> f64 {
+        self.product.rounding(tier)
     }
 
     fn cost(&self, _position: usize) -> Cost {

@@ -94,23 +94,31 @@ pub struct Tier {
     pub subgroup: bool,
     /// Matrix units through cooperative matrices: 16x16 tiles of f16, summed in f32.
     pub coop: bool,
+    /// Dot products of packed 8-bit integers, for which products of a few tokens round activations to 8 bits.
+    pub int8: bool,
 }
 
 impl Tier {
     /// WebGPU without optional features.
-    pub const PLAIN: Self = Self { f16: false, subgroup: false, coop: false };
+    pub const PLAIN: Self = Self { f16: false, subgroup: false, coop: false, int8: false };
     /// With `f16` in shaders.
-    pub const F16: Self = Self { f16: true, subgroup: false, coop: false };
+    pub const F16: Self = Self { f16: true, ..Self::PLAIN };
     /// With `f16` and subgroup operations.
-    pub const SUBGROUP: Self = Self { f16: true, subgroup: true, coop: false };
+    pub const SUBGROUP: Self = Self { subgroup: true, ..Self::F16 };
     /// With `f16`, subgroup operations and cooperative matrices: used only where it is asked for.
-    pub const COOP: Self = Self { f16: true, subgroup: true, coop: true };
+    pub const COOP: Self = Self { coop: true, ..Self::SUBGROUP };
+    /// With `f16`, subgroup operations and dot products of 8-bit integers: used only where it is asked for,
+    /// because rounded activations change results beyond what sums in another order do.
+    pub const INT8: Self = Self { int8: true, ..Self::SUBGROUP };
     /// The tiers that tests walk through.
-    pub const ALL: [Self; 4] = [Self::PLAIN, Self::F16, Self::SUBGROUP, Self::COOP];
+    pub const ALL: [Self; 5] = [Self::PLAIN, Self::F16, Self::SUBGROUP, Self::COOP, Self::INT8];
 
     /// Tells whether an adapter that offers `offered` runs this tier.
     pub fn within(self, offered: Self) -> bool {
-        (offered.f16 || !self.f16) && (offered.subgroup || !self.subgroup) && (offered.coop || !self.coop)
+        (offered.f16 || !self.f16)
+            && (offered.subgroup || !self.subgroup)
+            && (offered.coop || !self.coop)
+            && (offered.int8 || !self.int8)
     }
 
     /// Returns the reductions over a workgroup (`Invocation`, `reduce_add`, `reduce_max`): a barrier
@@ -132,12 +140,13 @@ impl Tier {
 
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match (self.f16, self.subgroup, self.coop) {
-            (.., true) => "coop",
-            (false, false, _) => "plain",
-            (true, false, _) => "f16",
-            (true, true, _) => "subgroup",
-            (false, true, _) => "subgroup without f16",
+        f.pad(match (self.f16, self.subgroup) {
+            _ if self.coop => "coop",
+            _ if self.int8 => "int8",
+            (false, false) => "plain",
+            (true, false) => "f16",
+            (true, true) => "subgroup",
+            (false, true) => "subgroup without f16",
         })
     }
 }
@@ -149,7 +158,7 @@ impl FromStr for Tier {
         Self::ALL
             .into_iter()
             .find(|tier| tier.to_string() == name)
-            .ok_or_else(|| Error::Input(format!("tier `{name}` is none of plain, f16, subgroup, coop")))
+            .ok_or_else(|| Error::Input(format!("tier `{name}` is none of plain, f16, subgroup, coop, int8")))
     }
 }
 
@@ -352,6 +361,12 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
 
     /// Returns overrides, parameters and grid, with tunables as chosen.
     fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch;
+
+    /// Returns what the tier's rounding of inputs adds to the error of each output, as NMSE: 0 where they are
+    /// taken as they are.
+    fn rounding(&self, _tier: Tier) -> f64 {
+        0.0
+    }
 
     /// Returns the bytes and operations of one call behind `position` cached tokens.
     fn cost(&self, position: usize) -> Cost;

@@ -9,7 +9,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::rows::{Product, dot, normed};
-use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, weight_fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -80,13 +80,7 @@ impl Kernel for NormMatvec {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![
-            fragment!("norm_matvec.wgsl"),
-            fragment!("lib/rows.wgsl"),
-            fragment!("lib/activation_normed.wgsl"),
-            tier.reduce4(),
-            weight_fragment(self.product.format),
-        ]
+        self.product.source(tier, [fragment!("norm_matvec.wgsl"), fragment!("lib/activation_normed.wgsl")])
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -123,6 +117,10 @@ impl Kernel for NormMatvec {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: self.product.grid(tier),
         }
+    }
+
+    fn rounding(&self, tier: Tier) -> f64 {
+        self.product.rounding(tier)
     }
 
     fn cost(&self, _position: usize) -> Cost {

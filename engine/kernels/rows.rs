@@ -3,7 +3,7 @@
 //! A workgroup computes four rows of the weight for a tile of tokens. The sum of one token must not depend on
 //! how many others there are: so nothing that is tuned, and no default, follows from their number.
 
-use super::{Choice, Cost, Tier, Tunable, dim, grid};
+use super::{Choice, Cost, Fragment, Tier, Tunable, dim, fragment, grid, weight_fragment};
 use crate::quant::Format;
 use crate::tensor::{TensorId, Tensors};
 
@@ -16,6 +16,12 @@ pub const MOST_TOKENS: usize = 64;
 
 /// Rows of the weight that one workgroup computes.
 const ROWS: usize = 4;
+
+/// What rounding activations to 8 bits adds at most to the expected NMSE of products at tier `int8`, whatever
+/// they are. With `m` the largest magnitude of a block of 32, errors are uniform in steps of `m / 127`: their
+/// squares add up to `32 / 12 (m / 127)^2` = 1.65e-4 `m^2`, those of the values to at least `m^2`. Uniform
+/// values have 1.5e-5. That the integers are right to the last is what `tests/rows.rs` checks.
+const INT8_ERROR: f64 = 2e-4;
 
 /// The sizes of a product `[T, K] x [rows, K]`.
 #[derive(Clone, Debug)]
@@ -66,6 +72,37 @@ impl Product {
     /// Returns the tokens that one workgroup takes: 1, 2, 4 or, where subgroups spare the workgroup memory, 8.
     fn tile(&self, tier: Tier) -> usize {
         self.tokens.next_power_of_two().min(if tier.subgroup { 8 } else { 4 })
+    }
+
+    /// Returns the fragments of a kernel: its own, and what all of these kernels share.
+    pub fn source(&self, tier: Tier, own: [Fragment; 2]) -> Vec<Fragment> {
+        let [products, weight] = match self.format {
+            Format::Q8_0 if tier.int8 => {
+                [fragment!("lib/products_int8.wgsl"), fragment!("quant/q8_0_int8.wgsl")]
+            }
+            Format::Q4_0 if tier.int8 => {
+                [fragment!("lib/products_int8.wgsl"), fragment!("quant/q4_0_int8.wgsl")]
+            }
+            format => [fragment!("lib/products_f32.wgsl"), weight_fragment(format)],
+        };
+        let [kernel, activation] = own;
+        vec![kernel, fragment!("lib/rows.wgsl"), activation, products, tier.reduce4(), weight]
+    }
+
+    /// Returns what rounding activations to 8 bits adds to the error of a product.
+    pub fn rounding(&self, tier: Tier) -> f64 {
+        match self.format {
+            Format::Q8_0 | Format::Q4_0 if !tier.int8 => 0.0,
+            // No other product averages out what cancels in the one.
+            Format::Q8_0 | Format::Q4_0 if self.tokens * self.rows == 1 => 16.0 * INT8_ERROR,
+            Format::Q8_0 | Format::Q4_0 => INT8_ERROR,
+            Format::F32 | Format::F16 | Format::Bf16 => 0.0,
+        }
+    }
+
+    /// Returns the same for a gate times an up product: the errors of both.
+    pub fn gated_rounding(&self, tier: Tier) -> f64 {
+        2.0 * self.rounding(tier)
     }
 
     /// Returns the values of the shader's `override` declarations.

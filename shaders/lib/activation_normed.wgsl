@@ -5,13 +5,13 @@
 
 const EXTRA = 2u; // vectors to reduce besides the products: the squares of eight tokens
 
-fn gains16(chunk: u32) -> Weight16 {
+fn gains16(chunk: u32) -> Gain16 {
     let i = chunk * 4u;
-    return Weight16(norm[i], norm[i + 1u], norm[i + 2u], norm[i + 3u]);
+    return Gain16(norm[i], norm[i + 1u], norm[i + 2u], norm[i + 3u]);
 }
 
 // Values 16 * chunk .. 16 * chunk + 16 of the row of x that begins at vector `row`.
-fn activation16(row: u32, chunk: u32, gains: Weight16) -> Activation16 {
+fn activation16(row: u32, chunk: u32, gains: Gain16) -> Activation16 {
     let i = row + chunk * 4u;
     let a = x[i];
     let b = x[i + 1u];

@@ -2,12 +2,12 @@
 
 const EXTRA = 0u; // vectors to reduce besides the products
 
-fn gains16(chunk: u32) -> Weight16 {
-    return Weight16(); // unused
+fn gains16(chunk: u32) -> Gain16 {
+    return Gain16(); // unused
 }
 
 // Values 16 * chunk .. 16 * chunk + 16 of the row of x that begins at vector `row`.
-fn activation16(row: u32, chunk: u32, gains: Weight16) -> Activation16 {
+fn activation16(row: u32, chunk: u32, gains: Gain16) -> Activation16 {
     let i = row + chunk * 4u;
     return Activation16(x[i], x[i + 1u], x[i + 2u], x[i + 3u], 0.0);
 }

@@ -1,9 +1,10 @@
 // The products of a tile of TOKENS rows of x with four rows of the weight, for the invocations of a
 // workgroup together. The including kernel declares WG and TOKENS (1, 2, 4 or 8) and binds x; how x is read
-// is in lib/activation_*.wgsl. Invocation i takes the chunks i, i + WG, ... of 16 columns: neighbours load
-// neighbouring bytes of a row, x is loaded once for the four rows, and a weight is loaded and dequantized
-// once for the tile. f32 accumulation. What is computed for a token, and in which order, is the same
-// whatever TOKENS is and whatever the other tokens hold: decoding a few tokens at once must not change one.
+// is in lib/activation_*.wgsl, how a chunk of COLUMNS columns is multiplied in lib/products_*.wgsl.
+// Invocation i takes the chunks i, i + WG, ...: neighbours load neighbouring bytes of a row, x is loaded once
+// for the four rows, and a weight is loaded and dequantized once for the tile. f32 accumulation. What is
+// computed for a token, and in which order, is the same whatever TOKENS is and whatever the other tokens
+// hold: decoding a few tokens at once must not change one.
 
 // Tried on llvmpipe, in turns, [1152, 1280] and [1280, 5120]: chains of fma in place of dot, within 4 % either
 // way; a block's scale applied to its dot product in place of its weights, 0 to 2 % faster in q8_0 and 4 % in
@@ -24,6 +25,14 @@ struct Sums {
     squares1: vec4<f32>,
 }
 
+// The gains of 16 columns.
+struct Gain16 {
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
+}
+
 // 16 values of x, and the sum of their squares.
 struct Activation16 {
     a: vec4<f32>,
@@ -33,12 +42,12 @@ struct Activation16 {
     squares: f32,
 }
 
-// 16 values of each of four rows of the weight.
+// A chunk of each of four rows of the weight.
 struct Weights {
-    r0: Weight16,
-    r1: Weight16,
-    r2: Weight16,
-    r3: Weight16,
+    r0: WeightChunk,
+    r1: WeightChunk,
+    r2: WeightChunk,
+    r3: WeightChunk,
 }
 
 // The tile of a workgroup: neighbours in the grid take the same rows of the weight, which stay in cache.
@@ -53,12 +62,8 @@ fn tile_of(at: Invocation, tokens: u32) -> Tile {
     return Tile(group / tiles, group % tiles * TOKENS);
 }
 
-fn dot16(w: Weight16, v: Activation16) -> f32 {
-    return dot(w.a, v.a) + dot(w.b, v.b) + dot(w.c, v.c) + dot(w.d, v.d);
-}
-
-fn products(w: Weights, v: Activation16) -> vec4<f32> {
-    return vec4<f32>(dot16(w.r0, v), dot16(w.r1, v), dot16(w.r2, v), dot16(w.r3, v));
+fn products(w: Weights, v: ActivationChunk) -> vec4<f32> {
+    return vec4<f32>(product(w.r0, v), product(w.r1, v), product(w.r2, v), product(w.r3, v));
 }
 
 // The share of invocation i; the workgroup's sum is the product. The tile's tokens are the rows first,
@@ -66,41 +71,41 @@ fn products(w: Weights, v: Activation16) -> vec4<f32> {
 fn row_products(rows: vec4<u32>, first: u32, last: u32, i: u32, cols: u32) -> Sums {
     let stride = cols / 4u;
     var sums = Sums();
-    for (var chunk = i; chunk < cols / 16u; chunk += WG) {
+    for (var chunk = i; chunk < cols / COLUMNS; chunk += WG) {
         let w = Weights(
-            weight16(rows.x, chunk, cols),
-            weight16(rows.y, chunk, cols),
-            weight16(rows.z, chunk, cols),
-            weight16(rows.w, chunk, cols),
+            weight_chunk(rows.x, chunk, cols),
+            weight_chunk(rows.y, chunk, cols),
+            weight_chunk(rows.z, chunk, cols),
+            weight_chunk(rows.w, chunk, cols),
         );
-        let gains = gains16(chunk);
-        let v0 = activation16(first * stride, chunk, gains);
+        let gains = gain_chunk(chunk);
+        let v0 = activation_chunk(first * stride, chunk, gains);
         sums.t0 += products(w, v0);
         sums.squares0.x += v0.squares;
         if TOKENS > 1u {
-            let v1 = activation16(min(first + 1u, last) * stride, chunk, gains);
+            let v1 = activation_chunk(min(first + 1u, last) * stride, chunk, gains);
             sums.t1 += products(w, v1);
             sums.squares0.y += v1.squares;
         }
         if TOKENS > 2u {
-            let v2 = activation16(min(first + 2u, last) * stride, chunk, gains);
+            let v2 = activation_chunk(min(first + 2u, last) * stride, chunk, gains);
             sums.t2 += products(w, v2);
             sums.squares0.z += v2.squares;
-            let v3 = activation16(min(first + 3u, last) * stride, chunk, gains);
+            let v3 = activation_chunk(min(first + 3u, last) * stride, chunk, gains);
             sums.t3 += products(w, v3);
             sums.squares0.w += v3.squares;
         }
         if TOKENS > 4u {
-            let v4 = activation16(min(first + 4u, last) * stride, chunk, gains);
+            let v4 = activation_chunk(min(first + 4u, last) * stride, chunk, gains);
             sums.t4 += products(w, v4);
             sums.squares1.x += v4.squares;
-            let v5 = activation16(min(first + 5u, last) * stride, chunk, gains);
+            let v5 = activation_chunk(min(first + 5u, last) * stride, chunk, gains);
             sums.t5 += products(w, v5);
             sums.squares1.y += v5.squares;
-            let v6 = activation16(min(first + 6u, last) * stride, chunk, gains);
+            let v6 = activation_chunk(min(first + 6u, last) * stride, chunk, gains);
             sums.t6 += products(w, v6);
             sums.squares1.z += v6.squares;
-            let v7 = activation16(min(first + 7u, last) * stride, chunk, gains);
+            let v7 = activation_chunk(min(first + 7u, last) * stride, chunk, gains);
             sums.t7 += products(w, v7);
             sums.squares1.w += v7.squares;
         }

@@ -35,6 +35,16 @@ pub fn gpu() -> Option<Gpu> {
     found
 }
 
+/// Opens the default adapter at a tier, or says that it does not run it.
+pub fn gpu_at(tier: Tier) -> Option<Gpu> {
+    let gpu = gpu()?;
+    if !tier.within(gpu.summary().offered()) {
+        eprintln!("skipped: `{}` does not run tier {tier}", gpu.summary().name);
+        return None;
+    }
+    Some(gpu.at_tier(tier).unwrap())
+}
+
 fn required() -> bool {
     std::env::var_os("REQUIRE_GPU").is_some_and(|value| value == "1")
 }

@@ -103,7 +103,7 @@ struct DeviceArgs {
     /// Graphics API: vulkan, metal or dx12
     #[arg(long)]
     backend: Option<Backend>,
-    /// Kernel variants: plain, f16, subgroup or coop [default: SAMARA_TIER, or what the adapter offers]
+    /// Kernel variants: plain, f16, subgroup, coop or int8 [default: SAMARA_TIER, or what the adapter offers]
     #[arg(long)]
     tier: Option<Tier>,
     #[command(flatten)]

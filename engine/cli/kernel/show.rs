@@ -27,7 +27,7 @@ pub struct ShowArgs {
     /// Format of the weights, or of a KV cache: f16, f32 or q8_0
     #[arg(long)]
     format: Option<Format>,
-    /// Kernel variant: plain, f16, subgroup or coop [default: the first that there is]
+    /// Kernel variant: plain, f16, subgroup, coop or int8 [default: the first that there is]
     #[arg(long)]
     tier: Option<Tier>,
     /// A case whose label contains TEXT

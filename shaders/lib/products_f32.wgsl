@@ -1,0 +1,24 @@
+// How lib/rows.wgsl multiplies a chunk of a row of the weight with one of x: 16 columns in f32.
+// products_int8.wgsl defines the same names.
+
+const COLUMNS = 16u;
+
+alias WeightChunk = Weight16;
+alias GainChunk = Gain16;
+alias ActivationChunk = Activation16;
+
+fn weight_chunk(row: u32, chunk: u32, cols: u32) -> WeightChunk {
+    return weight16(row, chunk, cols);
+}
+
+fn gain_chunk(chunk: u32) -> GainChunk {
+    return gains16(chunk);
+}
+
+fn activation_chunk(row: u32, chunk: u32, gains: GainChunk) -> ActivationChunk {
+    return activation16(row, chunk, gains);
+}
+
+fn product(w: WeightChunk, v: ActivationChunk) -> f32 {
+    return dot(w.a, v.a) + dot(w.b, v.b) + dot(w.c, v.c) + dot(w.d, v.d);
+}

@@ -1,0 +1,63 @@
+// How lib/rows.wgsl multiplies a chunk of a row of the weight with one of x: a block of 32 columns as integers
+// of 8 bits, four products an instruction (dot4I8Packed), whose sum is exact; then by both scales in f32.
+// The invocation that multiplies a block of x rounds it itself, in registers, as ggml does for q8_0:
+//   scale = max |v| / 127,   q = round(v / scale)
+// No other invocation of the workgroup needs that block, so it is never stored, and costs no launch. The
+// format's fragment has words (`WeightChunk`, `weight_chunk`) and the order of values in them (`packed`).
+// products_f32.wgsl defines the same names.
+
+const COLUMNS = 32u;
+
+// Below it a block is zero, because 127 / max would overflow: no value of a model is as small.
+const LEAST = 1e-30;
+
+struct GainChunk {
+    low: Gain16,
+    high: Gain16,
+}
+
+// 32 integers, their scale, and the sum of the squares of the values before gains and rounding.
+struct ActivationChunk {
+    a: vec4<u32>,
+    b: vec4<u32>,
+    scale: f32,
+    squares: f32,
+}
+
+// Magnitudes as bits, which compare as their values do, and NaN as the largest: it reaches the output.
+fn bits_of(v: vec4<f32>) -> vec4<u32> {
+    return bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu);
+}
+
+fn largest16(v: Activation16) -> vec4<u32> {
+    return max(max(bits_of(v.a), bits_of(v.b)), max(bits_of(v.c), bits_of(v.d)));
+}
+
+fn words16(v: Activation16, inverse: f32) -> vec4<u32> {
+    let low = packed(vec4<i32>(round(v.a * inverse)), vec4<i32>(round(v.b * inverse)));
+    let high = packed(vec4<i32>(round(v.c * inverse)), vec4<i32>(round(v.d * inverse)));
+    return vec4<u32>(low, high);
+}
+
+fn gain_chunk(chunk: u32) -> GainChunk {
+    return GainChunk(gains16(2u * chunk), gains16(2u * chunk + 1u));
+}
+
+// Values 32 * chunk .. 32 * chunk + 32 of the row of x that begins at vector `row`.
+fn activation_chunk(row: u32, chunk: u32, gains: GainChunk) -> ActivationChunk {
+    let low = activation16(row, 2u * chunk, gains.low);
+    let high = activation16(row, 2u * chunk + 1u, gains.high);
+    let four = max(largest16(low), largest16(high));
+    let largest = bitcast<f32>(max(max(four.x, four.y), max(four.z, four.w)));
+    let inverse = select(0.0, 127.0 / largest, largest > LEAST);
+    let squares = low.squares + high.squares;
+    return ActivationChunk(words16(low, inverse), words16(high, inverse), largest / 127.0, squares);
+}
+
+fn dot4(p: vec4<u32>, q: vec4<u32>) -> i32 {
+    return dot4I8Packed(p.x, q.x) + dot4I8Packed(p.y, q.y) + dot4I8Packed(p.z, q.z) + dot4I8Packed(p.w, q.w);
+}
+
+fn product(w: WeightChunk, v: ActivationChunk) -> f32 {
+    return f32(dot4(w.a, v.a) + dot4(w.b, v.b)) * (w.scale * v.scale);
+}

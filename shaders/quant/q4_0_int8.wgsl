@@ -1,0 +1,32 @@
+// q4_0 weights as integers, for lib/products_int8.wgsl: eight nibbles of a word become two words of four bytes,
+// the even values and the odd ones. q4_0.wgsl has the layout.
+
+@group(1) @binding(0) var<storage, read> quants: array<vec2<u32>>; // [rows, cols / 16]
+@group(1) @binding(1) var<storage, read> scales: array<u32>; // [rows, ceil(cols / 64)]
+
+// A block: 32 integers and their scale.
+struct WeightChunk {
+    a: vec4<u32>,
+    b: vec4<u32>,
+    scale: f32,
+}
+
+// Eight values of x in the order of the weight's: even ones in a word, odd ones in the other.
+fn packed(p: vec4<i32>, q: vec4<i32>) -> vec2<u32> {
+    return vec2<u32>(pack4xI8(vec4<i32>(p.xz, q.xz)), pack4xI8(vec4<i32>(p.yw, q.yw)));
+}
+
+// Each nibble minus 8, in bytes: adding 0x78 carries into no other byte, and turning the top bit over makes
+// n + 120 the two's complement of n - 8.
+fn bytes_of(words: vec2<u32>) -> vec4<u32> {
+    let nibbles = vec4<u32>(words.x, words.x >> 4u, words.y, words.y >> 4u) & vec4<u32>(0x0f0f0f0fu);
+    return (nibbles + vec4<u32>(0x78787878u)) ^ vec4<u32>(0x80808080u);
+}
+
+// Values 32 * block .. 32 * block + 32 of a row of `cols` values.
+fn weight_chunk(row: u32, block: u32, cols: u32) -> WeightChunk {
+    let at = row * (cols / 16u) + 2u * block;
+    let pair = unpack2x16float(scales[row * ((cols + 32u) / 64u) + block / 2u]);
+    let scale = select(pair.x, pair.y, (block & 1u) == 1u);
+    return WeightChunk(bytes_of(quants[at]), bytes_of(quants[at + 1u]), scale);
+}
