@@ -205,3 +205,24 @@ pub(super) fn choose(found: &[wgpu::Adapter], choice: &str) -> Result<usize> {
         ))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integer_products_are_offered_beside_subgroups_but_not_on_metal_and_never_unasked() {
+        let summary = |backend, features| {
+            let info = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, backend);
+            AdapterSummary::new(0, &info, features, &wgpu::Limits::default(), false)
+        };
+        let both = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+        for backend in [wgpu::Backend::Vulkan, wgpu::Backend::Dx12] {
+            let adapter = summary(backend, both);
+            assert_eq!(adapter.tier, Tier::SUBGROUP);
+            assert_eq!(adapter.tiers(), [Tier::PLAIN, Tier::F16, Tier::SUBGROUP, Tier::INT8]);
+            assert!(!summary(backend, wgpu::Features::SHADER_F16).tiers().contains(&Tier::INT8));
+        }
+        assert_eq!(summary(wgpu::Backend::Metal, both).tiers(), [Tier::PLAIN, Tier::F16, Tier::SUBGROUP]);
+    }
+}
