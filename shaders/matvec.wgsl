@@ -1,10 +1,11 @@
 // Matrix times a few vectors: one for each token.
 //   out[t, row0 + r] = W[r,:] . x[t,:]
-// One workgroup per 4 rows and TOKENS tokens; its invocations split the columns (lib/rows.wgsl). Each weight
-// byte is read once for the tile of tokens; x comes from cache. f32 accumulation. Rows and tokens past the
+// One workgroup per 4 rows and TOKENS tokens, whose invocations split the columns; with APART 4 rows for each
+// invocation (lib/rows.wgsl). Each weight byte is read once for the tile of tokens; x comes from cache. f32 accumulation. Rows and tokens past the
 // end are computed as the last one and not written.
 
 override WG: u32 = 32;
+override APART: u32 = 0;
 override TOKENS: u32 = 1;
 
 struct Params {
@@ -19,18 +20,22 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [T, K / 4]
 @group(0) @binding(2) var<storage, read_write> out: array<f32>; // [T, N]
 
+// Those past the end are the last one.
+fn rows_of(quad: u32) -> vec4<u32> {
+    return min(vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.rows - 1u));
+}
+
 // Called by `main` of lib/reduce4_*.wgsl.
 fn run(at: Invocation) {
     let tile = tile_of(at, params.tokens);
-    let first = tile.unit * 4u;
-    let rows = min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(params.rows - 1u));
-    reduce(row_products(rows, tile.token, params.tokens - 1u, at.index, params.cols), at);
-    let token = tile.token + at.index;
-    if at.index < TOKENS && token < params.tokens {
-        let totals = finish(at.index, at);
-        let count = min(4u, params.rows - min(first, params.rows));
-        for (var r = 0u; r < count; r++) {
-            out[token * params.width + params.row0 + first + r] = totals[r];
+    reduce(row_products(tile, tile.token, params.tokens - 1u, at, params.cols), at);
+    let first = tile.quad * 4u;
+    let count = min(TOKENS, params.tokens - tile.token);
+    for (var t = at.index % LANES; t < count; t += LANES) {
+        let totals = finish(t, at);
+        let rows = min(4u, params.rows - min(first, params.rows));
+        for (var r = 0u; r < rows; r++) {
+            out[(tile.token + t) * params.width + params.row0 + first + r] = totals[r];
         }
     }
 }

@@ -325,8 +325,8 @@ fn activations_of_8_bits_are_close_to_f32() {
         };
         let error = nmse(&logits(Tier::INT8), &logits(Tier::SUBGROUP));
         eprintln!("{} layers, {format}: NMSE {error:e}", checkpoint.config().layers.len());
-        // Each of four products of a layer, and the head, adds 1.5e-5 to 6e-5 of its own output: 33 of them in
-        // the demo's eight layers at most 2e-3, and less by as much as the residual outweighs what is added to it.
+        // On uniform values the four products of a layer add 3e-5, 1.5e-5, 7.5e-5 and 1.5e-5 of their own
+        // outputs and the head 3e-5: 1.1e-3 in eight layers, less by as much as the residual outweighs them.
         assert!(error <= 1e-3, "{format}: NMSE {error:e}");
         assert!(error >= 1e-7, "{format}: NMSE {error:e}, so nothing was rounded");
     }

@@ -160,12 +160,12 @@ fn activations_are_rounded_to_the_nearest_integer_at_tier_int8_alone() {
 }
 
 #[test]
-fn a_row_is_the_same_without_subgroups_and_with_another_workgroup() {
+fn a_row_is_the_same_without_subgroups_and_with_other_workgroups() {
     for mut gpu in common::gpus() {
         let kernel = case("norm_matvec", Format::Q8_0, &[0]).kernel;
         let values = kernel.tunables().remove(0).values;
-        for wg in [values[0], values[values.len() - 1]] {
-            let choice = [("WG".to_owned(), wg)].into_iter().collect();
+        for (wg, apart) in [(values[0], 0), (values[values.len() - 1], 0), (values[values.len() - 1], 1)] {
+            let choice = [("WG".to_owned(), wg), ("APART".to_owned(), apart)].into_iter().collect();
             let source = gpu.shaders().source(&kernel.source(gpu.tier()));
             let mut tuning = Tuning::default();
             tuning.insert(Tuned::new(&*kernel, gpu.tier(), &source, &choice));

@@ -103,7 +103,7 @@ impl Kernel for MatvecAdd {
         Dispatch {
             overrides: self.product.overrides(tier, choice),
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: self.product.grid(tier),
+            grid: self.product.grid(tier, choice),
         }
     }
 

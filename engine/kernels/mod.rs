@@ -376,7 +376,8 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
 }
 
 /// Returns the fragment that binds the planes of a format in group 1 and reads 16 values at a time
-/// (`Weight16`, `weight16(row, chunk, cols)`): in q8_0 those are one 16-byte load.
+/// (`Weight16`, `weight16(row, chunk, cols)`), or in pieces of 16 bytes and more (`piece(row, at, cols)`,
+/// `part16(piece, part)`): 16 values are one load in q8_0, 32 in q4_0.
 pub fn weight_fragment(format: Format) -> Fragment {
     match format {
         Format::F32 => fragment!("quant/f32.wgsl"),

@@ -115,7 +115,7 @@ impl Kernel for NormMatvec {
         Dispatch {
             overrides: self.product.overrides(tier, choice),
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: self.product.grid(tier),
+            grid: self.product.grid(tier, choice),
         }
     }
 

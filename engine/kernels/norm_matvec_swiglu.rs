@@ -97,7 +97,7 @@ impl Kernel for NormMatvecSwiglu {
         Dispatch {
             overrides: self.product.overrides(tier, choice),
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: self.product.gated_grid(tier),
+            grid: self.product.gated_grid(tier, choice),
         }
     }
 

@@ -1,7 +1,8 @@
 //! What the kernels of `lib/rows.wgsl` share: a weight times a few rows of activations.
 //!
-//! A workgroup computes four rows of the weight for a tile of tokens. The sum of one token must not depend on
-//! how many others there are: so nothing that is tuned, and no default, follows from their number.
+//! A workgroup computes four rows of the weight for a tile of tokens, or four for each invocation. The sum of one
+//! token must not depend on how many others there are: so nothing that is tuned, and no default, follows from their
+//! number.
 
 use super::{Choice, Cost, Fragment, Tier, Tunable, dim, fragment, grid, weight_fragment};
 use crate::quant::Format;
@@ -14,7 +15,7 @@ pub const FEW_TOKENS: usize = 8;
 /// Most rows of activations that these kernels take: one token for each sequence of a batch.
 pub const MOST_TOKENS: usize = 64;
 
-/// Rows of the weight that one workgroup computes.
+/// Rows of the weight that a workgroup, or an invocation, computes.
 const ROWS: usize = 4;
 
 /// What rounding activations to 8 bits adds at most to the expected NMSE of products at tier `int8`, whatever
@@ -59,19 +60,35 @@ impl Product {
     pub fn tunables(&self) -> Vec<Tunable> {
         // Below 256 chunks of 16 columns, more invocations would have one or none.
         let default = if self.cols >= 4096 { 64 } else { 32 };
-        vec![Tunable { values: vec![8, 16, 32, 64, 128], ..Tunable::workgroup(default) }]
+        vec![
+            Tunable { values: vec![8, 16, 32, 64, 128], ..Tunable::workgroup(default) },
+            Tunable { name: "APART", default: 0, values: vec![0, 1] },
+        ]
     }
 
     /// Returns a workgroup of one subgroup, which is cheap to reduce: with 8 invocations in place of 32
     /// `[1152, 1280]` took 0.57 of the time in q8_0 and 0.68 in q4_0 on llvmpipe, whose subgroups are 8. With
-    /// subgroups of 32 the default is one, or two where there are chunks for as many.
+    /// subgroups of 32 the default is one, or two where there are chunks for as many. Subgroups of 8 are those of
+    /// processors, where rows apart took 0.73 of the time in q8_0 and 0.56 in q4_0.
     pub fn suited_to(&self, size: u32) -> Choice {
-        (size != 32).then(|| ("WG".to_owned(), size)).into_iter().collect()
+        let apart = (size == 8).then(|| ("APART".to_owned(), 1));
+        (size != 32).then(|| ("WG".to_owned(), size)).into_iter().chain(apart).collect()
     }
 
-    /// Returns the tokens that one workgroup takes: 1, 2, 4 or, where subgroups spare the workgroup memory, 8.
-    fn tile(&self, tier: Tier) -> usize {
-        self.tokens.next_power_of_two().min(if tier.subgroup { 8 } else { 4 })
+    /// Whether each invocation has rows of its own, which takes subgroups.
+    fn apart(&self, tier: Tier, choice: &Choice) -> bool {
+        tier.subgroup && choice.of(&self.tunables()[1]) == 1
+    }
+
+    /// Returns the fours of rows that one workgroup takes.
+    fn quads(&self, tier: Tier, choice: &Choice) -> usize {
+        if self.apart(tier, choice) { choice.of(&self.tunables()[0]) as usize } else { 1 }
+    }
+
+    /// Returns the tokens that one workgroup takes: 1, 2, 4 or, where the sums of 8 fit the workgroup memory, 8.
+    fn tile(&self, tier: Tier, choice: &Choice) -> usize {
+        let most = if tier.subgroup && self.quads(tier, choice) <= 64 { 8 } else { 4 };
+        self.tokens.next_power_of_two().min(most)
     }
 
     /// Returns the fragments of a kernel: its own, and what all of these kernels share.
@@ -108,17 +125,23 @@ impl Product {
     /// Returns the values of the shader's `override` declarations.
     pub fn overrides(&self, tier: Tier, choice: &Choice) -> Vec<(&'static str, f64)> {
         let wg = choice.of(&self.tunables()[0]);
-        vec![("WG", f64::from(wg)), ("TOKENS", f64::from(dim(self.tile(tier))))]
+        let apart = f64::from(u8::from(self.apart(tier, choice)));
+        vec![("WG", f64::from(wg)), ("APART", apart), ("TOKENS", f64::from(dim(self.tile(tier, choice))))]
     }
 
-    /// Returns the grid: every four rows with every tile of tokens, the tiles of one weight side by side.
-    pub fn grid(&self, tier: Tier) -> [u32; 3] {
-        grid(self.rows.div_ceil(ROWS) * self.tokens.div_ceil(self.tile(tier)))
+    /// Returns the grid: all rows with every tile of tokens, the tiles of one weight side by side.
+    pub fn grid(&self, tier: Tier, choice: &Choice) -> [u32; 3] {
+        self.groups(self.rows.div_ceil(ROWS), tier, choice)
     }
 
     /// Returns the same for a weight of gate and up rows: half of the four rows are gates.
-    pub fn gated_grid(&self, tier: Tier) -> [u32; 3] {
-        grid((self.rows / 2).div_ceil(ROWS / 2) * self.tokens.div_ceil(self.tile(tier)))
+    pub fn gated_grid(&self, tier: Tier, choice: &Choice) -> [u32; 3] {
+        self.groups((self.rows / 2).div_ceil(ROWS / 2), tier, choice)
+    }
+
+    /// Returns the grid of so many fours of rows.
+    fn groups(&self, quads: usize, tier: Tier, choice: &Choice) -> [u32; 3] {
+        grid(quads.div_ceil(self.quads(tier, choice)) * self.tokens.div_ceil(self.tile(tier, choice)))
     }
 
     /// Returns the bytes of the weight and of the activations, and the operations of the products.

@@ -4,19 +4,19 @@
 const COLUMNS = 16u;
 
 alias WeightChunk = Weight16;
-alias GainChunk = Gain16;
+alias GainChunk = Values16;
 alias ActivationChunk = Activation16;
 
-fn weight_chunk(row: u32, chunk: u32, cols: u32) -> WeightChunk {
-    return weight16(row, chunk, cols);
+fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
+    return part16(piece, part);
 }
 
-fn gain_chunk(chunk: u32) -> GainChunk {
-    return gains16(chunk);
+fn gain_chunk(chunk: u32, at: Invocation) -> GainChunk {
+    return gains16(chunk, at);
 }
 
-fn activation_chunk(row: u32, chunk: u32, gains: GainChunk) -> ActivationChunk {
-    return activation16(row, chunk, gains);
+fn activation_chunk(row: u32, chunk: u32, gains: GainChunk, at: Invocation) -> ActivationChunk {
+    return activation16(row, chunk, gains, at);
 }
 
 fn product(w: WeightChunk, v: ActivationChunk) -> f32 {

@@ -3,20 +3,27 @@
 // The invocation that multiplies a block of x rounds it itself, in registers, as ggml does for q8_0:
 //   scale = max |v| / 127,   q = round(v / scale)
 // No other invocation of the workgroup needs that block, so it is never stored, and costs no launch. The
-// format's fragment has words (`WeightChunk`, `weight_chunk`) and the order of values in them (`packed`).
+// format's fragment has the words of a block (`Piece`, `piece`) and the order of values in them (`packed`).
 // products_f32.wgsl defines the same names.
 // On llvmpipe, which takes dot4I8Packed apart, slower than f32, best of three turns each: [1152, 1280] 2.3
 // times in q8_0 and q4_0, gate and up of [768, 1280] 2.1 and 2.3, [1280, 5120] 2.4 and 2.6, the head 2.2; a
 // token of the 270M 2.3 and 2.1. No GPU has measured it yet: the tier is used where it is asked for.
 
 const COLUMNS = 32u;
+const PARTS = 1u; // a piece is a block
+
+alias WeightChunk = Piece;
+
+fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
+    return piece;
+}
 
 // Below it a block is zero, because 127 / max would overflow: no value of a model is as small.
 const LEAST = 1e-30;
 
 struct GainChunk {
-    low: Gain16,
-    high: Gain16,
+    low: Values16,
+    high: Values16,
 }
 
 // 32 integers, their scale, and the sum of the squares of the values before gains and rounding.
@@ -42,14 +49,14 @@ fn words16(v: Activation16, inverse: f32) -> vec4<u32> {
     return vec4<u32>(low, high);
 }
 
-fn gain_chunk(chunk: u32) -> GainChunk {
-    return GainChunk(gains16(2u * chunk), gains16(2u * chunk + 1u));
+fn gain_chunk(chunk: u32, at: Invocation) -> GainChunk {
+    return GainChunk(gains16(2u * chunk, at), gains16(2u * chunk + 1u, at));
 }
 
 // Values 32 * chunk .. 32 * chunk + 32 of the row of x that begins at vector `row`.
-fn activation_chunk(row: u32, chunk: u32, gains: GainChunk) -> ActivationChunk {
-    let low = activation16(row, 2u * chunk, gains.low);
-    let high = activation16(row, 2u * chunk + 1u, gains.high);
+fn activation_chunk(row: u32, chunk: u32, gains: GainChunk, at: Invocation) -> ActivationChunk {
+    let low = activation16(row, 2u * chunk, gains.low, at);
+    let high = activation16(row, 2u * chunk + 1u, gains.high, at);
     let four = max(largest16(low), largest16(high));
     let largest = bitcast<f32>(max(max(four.x, four.y), max(four.z, four.w)));
     let inverse = select(0.0, 127.0 / largest, largest > LEAST);

@@ -1,12 +1,15 @@
 // Sums of a few vectors over a workgroup of WG invocations: subgroups add, then one barrier and a sum of one
-// vector per subgroup. Every invocation calls `share` for each vector and `settle` once, then invocation t <
-// TOKENS may ask for a `total`. reduce4_tree.wgsl defines the same names without subgroups.
+// vector per subgroup; or, with LANES 1, each invocation's own. Every invocation calls `share` for each vector
+// and `settle` once, then invocations t < TOKENS, or all, may ask for a `total`. reduce4_tree.wgsl defines the
+// same names without subgroups.
 // Where the workgroup is one subgroup and TOKENS is 1 the barrier could go: without it in the text [1152, 1280]
 // took 7 % less on llvmpipe, with a branch around it no less.
 // `main` is here, and calls the kernel's `run`, because subgroup built-ins are arguments of the entry point:
 // naga writes those that are members of a struct to HLSL without a value, and DX12 refuses them.
 
-var<workgroup> parts: array<vec4<f32>, (TOKENS + EXTRA) * (WG / 4u)>; // no subgroup has less than 4 invocations
+override PITCH: u32 = WG / 4u + QUADS; // no subgroup has less than 4 invocations
+
+var<workgroup> parts: array<vec4<f32>, (TOKENS + EXTRA) * PITCH>;
 
 struct Invocation {
     group: vec3<u32>,
@@ -18,10 +21,29 @@ struct Invocation {
 }
 
 fn share(k: u32, value: vec4<f32>, at: Invocation) {
+    if LANES == 1u {
+        parts[k * PITCH + at.index] = value;
+        return;
+    }
     let part = subgroupAdd(value);
     if at.lane == 0u {
-        parts[k * (WG / 4u) + at.subgroup] = part;
+        parts[k * PITCH + at.subgroup] = part;
     }
+}
+
+// The quarter of a chunk of 16 values that an invocation loads for its subgroup, where all are at one chunk.
+fn quarter(at: Invocation) -> u32 {
+    return at.lane % 4u;
+}
+
+// The four quarters, from the v of those who loaded them. Every invocation must call.
+fn spread(v: vec4<f32>) -> Values16 {
+    return Values16(
+        subgroupBroadcast(v, 0u),
+        subgroupBroadcast(v, 1u),
+        subgroupBroadcast(v, 2u),
+        subgroupBroadcast(v, 3u),
+    );
 }
 
 fn settle(at: Invocation) {
@@ -29,7 +51,10 @@ fn settle(at: Invocation) {
 }
 
 fn total(k: u32, at: Invocation) -> vec4<f32> {
-    let first = k * (WG / 4u);
+    if LANES == 1u {
+        return parts[k * PITCH + at.index];
+    }
+    let first = k * PITCH;
     var sum = parts[first];
     for (var i = 1u; i < at.subgroups; i++) {
         sum += parts[first + i];

@@ -1,8 +1,15 @@
-// q4_0 weights: 8 bytes are 16 values in nibbles, value = (nibble - 8) * scale; scales are f16, one for
-// each 32 values, in their own plane. engine/quant/q4_0.rs writes both.
+// q4_0 weights: 16 bytes are 32 values in nibbles, value = (nibble - 8) * scale, so a piece is one vector load
+// and one scale; scales are f16, one for each 32 values, in their own plane. engine/quant/q4_0.rs writes both.
 
-@group(1) @binding(0) var<storage, read> quants: array<vec2<u32>>; // [rows, cols / 16]
+@group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 32]
 @group(1) @binding(1) var<storage, read> scales: array<u32>; // [rows, ceil(cols / 64)]
+
+const PARTS = 2u; // of 16 values in a piece
+
+struct Piece {
+    words: vec4<u32>,
+    scale: f32,
+}
 
 struct Weight16 {
     a: vec4<f32>,
@@ -17,16 +24,24 @@ fn nibbles(word: u32) -> vec4<f32> {
     return vec4<f32>(quads) - 8.0;
 }
 
+// Values 32 * at .. 32 * at + 32 of a row of `cols` values, as they are stored.
+fn piece(row: u32, at: u32, cols: u32) -> Piece {
+    let pair = unpack2x16float(scales[row * ((cols + 32u) / 64u) + at / 2u]);
+    return Piece(quants[row * (cols / 32u) + at], select(pair.x, pair.y, (at & 1u) == 1u));
+}
+
+// Part 0 or 1 of a piece.
+fn part16(piece: Piece, part: u32) -> Weight16 {
+    let words = select(piece.words.xy, piece.words.zw, part == 1u);
+    return Weight16(
+        nibbles(words.x) * piece.scale,
+        nibbles(words.x >> 16u) * piece.scale,
+        nibbles(words.y) * piece.scale,
+        nibbles(words.y >> 16u) * piece.scale,
+    );
+}
+
 // Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
 fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
-    let words = quants[row * (cols / 16u) + chunk];
-    let block = chunk / 2u;
-    let pair = unpack2x16float(scales[row * ((cols + 32u) / 64u) + block / 2u]);
-    let scale = select(pair.x, pair.y, (block & 1u) == 1u);
-    return Weight16(
-        nibbles(words.x) * scale,
-        nibbles(words.x >> 16u) * scale,
-        nibbles(words.y) * scale,
-        nibbles(words.y >> 16u) * scale,
-    );
+    return part16(piece(row, chunk / 2u, cols), chunk % 2u);
 }

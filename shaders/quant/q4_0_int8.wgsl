@@ -1,11 +1,11 @@
 // q4_0 weights as integers, for lib/products_int8.wgsl: eight nibbles of a word become two words of four bytes,
 // the even values and the odd ones. q4_0.wgsl has the layout.
 
-@group(1) @binding(0) var<storage, read> quants: array<vec2<u32>>; // [rows, cols / 16]
+@group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 32]
 @group(1) @binding(1) var<storage, read> scales: array<u32>; // [rows, ceil(cols / 64)]
 
 // A block: 32 integers and their scale.
-struct WeightChunk {
+struct Piece {
     a: vec4<u32>,
     b: vec4<u32>,
     scale: f32,
@@ -24,9 +24,9 @@ fn bytes_of(words: vec2<u32>) -> vec4<u32> {
 }
 
 // Values 32 * block .. 32 * block + 32 of a row of `cols` values.
-fn weight_chunk(row: u32, block: u32, cols: u32) -> WeightChunk {
-    let at = row * (cols / 16u) + 2u * block;
+fn piece(row: u32, block: u32, cols: u32) -> Piece {
+    let words = quants[row * (cols / 32u) + block];
     let pair = unpack2x16float(scales[row * ((cols + 32u) / 64u) + block / 2u]);
     let scale = select(pair.x, pair.y, (block & 1u) == 1u);
-    return WeightChunk(bytes_of(quants[at]), bytes_of(quants[at + 1u]), scale);
+    return Piece(bytes_of(words.xy), bytes_of(words.zw), scale);
 }

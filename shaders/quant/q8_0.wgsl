@@ -4,6 +4,10 @@
 @group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 16]
 @group(1) @binding(1) var<storage, read> scales: array<u32>; // [rows, ceil(cols / 64)]
 
+const PARTS = 1u; // of 16 values in a piece
+
+alias Piece = Weight16;
+
 struct Weight16 {
     a: vec4<f32>,
     b: vec4<f32>,
@@ -23,4 +27,13 @@ fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
         vec4<f32>(unpack4xI8(words.z)) * scale,
         vec4<f32>(unpack4xI8(words.w)) * scale,
     );
+}
+
+// The same, for loops over pieces of 16 bytes or more.
+fn piece(row: u32, at: u32, cols: u32) -> Piece {
+    return weight16(row, at, cols);
+}
+
+fn part16(piece: Piece, part: u32) -> Weight16 {
+    return piece;
 }

@@ -4,7 +4,7 @@
 @group(1) @binding(1) var<storage, read> scales: array<u32>; // [rows, ceil(cols / 64)]
 
 // A block: 32 integers and their scale.
-struct WeightChunk {
+struct Piece {
     a: vec4<u32>,
     b: vec4<u32>,
     scale: f32,
@@ -16,9 +16,9 @@ fn packed(p: vec4<i32>, q: vec4<i32>) -> vec2<u32> {
 }
 
 // Values 32 * block .. 32 * block + 32 of a row of `cols` values.
-fn weight_chunk(row: u32, block: u32, cols: u32) -> WeightChunk {
+fn piece(row: u32, block: u32, cols: u32) -> Piece {
     let at = row * (cols / 16u) + 2u * block;
     let pair = unpack2x16float(scales[row * ((cols + 32u) / 64u) + block / 2u]);
     let scale = select(pair.x, pair.y, (block & 1u) == 1u);
-    return WeightChunk(quants[at], quants[at + 1u], scale);
+    return Piece(quants[at], quants[at + 1u], scale);
 }
