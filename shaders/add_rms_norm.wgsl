@@ -22,9 +22,9 @@ struct Params {
 var<workgroup> scratch: array<f32, WG>; // of reduce_add
 
 // Called by `main` of lib/reduce_*.wgsl.
-fn run(at: Invocation) {
+fn run(group: vec3<u32>, at: Invocation) {
     let vectors = params.model_dim / 4u;
-    let row = at.group.x * vectors;
+    let row = group.x * vectors;
     var squares = 0.0;
     for (var i = at.index; i < vectors; i += WG) {
         let v = a[row + i] + b[row + i];

@@ -62,12 +62,12 @@ fn add_values(view: View, first: u32, count: u32, before: Weighted, index: u32) 
 }
 
 // Called by `main` of lib/reduce_*.wgsl.
-fn run(at: Invocation) {
-    let head = at.group.x;
-    let t = at.group.y;
+fn run(group: vec3<u32>, at: Invocation) {
+    let head = group.x;
+    let t = group.y;
     let kv_head = head / (params.query_heads / params.kv_heads);
     let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * STRIDE;
-    let share = share_of(place(t) + 1u, at.group.z);
+    let share = share_of(place(t) + 1u, group.z);
     let mix = attend(View(t * params.stride + head * COLS, cache), share.x, share.y, at);
-    store(t * params.query_heads + head, at.group.z, mix, at.index);
+    store(t * params.query_heads + head, group.z, mix, at.index);
 }

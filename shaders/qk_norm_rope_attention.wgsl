@@ -177,21 +177,21 @@ fn add_values(view: View, first: u32, count: u32, before: Weighted, index: u32) 
 }
 
 // Called by `main` of lib/reduce_*.wgsl.
-fn run(at: Invocation) {
-    let head = at.group.x;
-    let t = at.group.y;
+fn run(group: vec3<u32>, at: Invocation) {
+    let head = group.x;
+    let t = group.y;
     let members = params.query_heads / params.kv_heads;
     let kv_head = head / members;
     let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * STRIDE;
     let keys = place(t) + 1u;
-    let writes = head % members == 0u && at.group.z == 0u;
+    let writes = head % members == 0u && group.z == 0u;
     let view = View(t, head, kv_head, cache, keys - seen(t));
     take_values(view, at.index);
     prepare(view, at.index);
     if writes {
         append(view, at.index);
     }
-    let share = share_of(keys, at.group.z);
+    let share = share_of(keys, group.z);
     let mix = attend(view, share.x, share.y, at);
-    store(t * params.query_heads + head, at.group.z, mix, at.index);
+    store(t * params.query_heads + head, group.z, mix, at.index);
 }

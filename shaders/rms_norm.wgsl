@@ -19,9 +19,9 @@ struct Params {
 var<workgroup> scratch: array<f32, WG>; // of reduce_add
 
 // Called by `main` of lib/reduce_*.wgsl.
-fn run(at: Invocation) {
+fn run(group: vec3<u32>, at: Invocation) {
     let vectors = params.model_dim / 4u;
-    let row = (params.first_row + at.group.x) * vectors;
+    let row = (params.first_row + group.x) * vectors;
     var squares = 0.0;
     for (var i = at.index; i < vectors; i += WG) {
         let v = x[row + i];
@@ -30,6 +30,6 @@ fn run(at: Invocation) {
     let mean = reduce_add(squares, at) / f32(params.model_dim);
     let scale = inverseSqrt(mean + params.eps);
     for (var i = at.index; i < vectors; i += WG) {
-        out[at.group.x * vectors + i] = x[row + i] * weight[i] * scale;
+        out[group.x * vectors + i] = x[row + i] * weight[i] * scale;
     }
 }

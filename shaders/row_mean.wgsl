@@ -18,8 +18,8 @@ struct Params {
 var<workgroup> scratch: array<f32, WG>; // of reduce_add
 
 // Called by `main` of lib/reduce_*.wgsl.
-fn run(at: Invocation) {
-    let run = at.group.y * params.runs + at.group.x;
+fn run(group: vec3<u32>, at: Invocation) {
+    let run = group.y * params.runs + group.x;
     var sum = 0.0;
     for (var i = at.index; i < params.width; i += WG) {
         sum += x[run * params.width + i];

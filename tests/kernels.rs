@@ -43,7 +43,7 @@ fn tunables_are_overrides_that_can_be_chosen_and_only_from_their_list() {
         for tunable in kernel.tunables() {
             assert!(tunable.values.contains(&tunable.default), "{} [{}]", kernel.name(), case.label);
             let value = |choice| {
-                let overrides = kernel.dispatch(Tier::PLAIN, &choice).overrides;
+                let overrides = kernel.dispatch(Tier::SUBGROUP, &choice).overrides;
                 overrides.iter().find(|(name, _)| *name == tunable.name).unwrap().1
             };
             let choose = |value| [(tunable.name.to_owned(), value)].into_iter().collect::<Choice>();

@@ -36,7 +36,9 @@ fn quarter(at: Invocation) -> u32 {
     return at.lane % 4u;
 }
 
-// The four quarters, from the v of those who loaded them. Every invocation must call.
+// The four quarters, from the v of those who loaded them. Every invocation must call; only where LANES is 1 any does,
+// and then loops are uniform, which WGSL's analysis does not see.
+@diagnostic(off, subgroup_uniformity)
 fn spread(v: vec4<f32>) -> Values16 {
     return Values16(
         subgroupBroadcast(v, 0u),

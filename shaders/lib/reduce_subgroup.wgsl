@@ -2,10 +2,10 @@
 // through `scratch`, so two barriers serve any WG. Every invocation must call and gets the result;
 // `scratch` is free again on return. reduce_tree.wgsl defines the same names without subgroups.
 // `main` is here, and calls the kernel's `run`, because subgroup built-ins are arguments of the entry point:
-// naga writes those that are members of a struct to HLSL without a value, and DX12 refuses them.
+// naga writes those that are members of a struct to HLSL without a value, and DX12 refuses them. `run` gets the group
+// apart from them: what follows from a struct with non-uniform members counts as non-uniform, and so would barriers.
 
 struct Invocation {
-    group: vec3<u32>,
     index: u32,
     subgroup: u32,
     subgroups: u32,
@@ -48,5 +48,5 @@ fn main(
     @builtin(num_subgroups) subgroups: u32,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    run(Invocation(group, index, subgroup, subgroups, lane));
+    run(group, Invocation(index, subgroup, subgroups, lane));
 }

@@ -1,9 +1,8 @@
 // Reductions over a workgroup of WG invocations, a power of two, by a barrier tree in `scratch`.
 // Every invocation must call and gets the result; `scratch` is free again on return.
-// reduce_subgroup.wgsl defines the same names with subgroup operations, and says why `main` is here.
+// reduce_subgroup.wgsl defines the same names with subgroup operations, and says why `main` is here and why `run` gets the group apart.
 
 struct Invocation {
-    group: vec3<u32>,
     index: u32,
 }
 
@@ -40,5 +39,5 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 ) {
-    run(Invocation(group, index));
+    run(group, Invocation(index));
 }
