@@ -2,14 +2,8 @@
 
 use super::Memory;
 use super::cache::Cache;
+use super::rows::normed;
 use crate::tensor::TensorId;
-
-/// Returns `x * weight / sqrt(mean(x^2) + eps)`.
-fn normed(x: &[f64], weight: &[f64], eps: f32) -> Vec<f64> {
-    let mean = x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
-    let scale = 1.0 / (mean + f64::from(eps)).sqrt();
-    x.iter().zip(weight).map(|(x, weight)| x * weight * scale).collect()
-}
 
 /// Returns the head turned by a row of the RoPE table: cosines, then sines.
 pub(super) fn turned(x: &[f64], table: &[f64]) -> Vec<f64> {
