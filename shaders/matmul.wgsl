@@ -1,10 +1,7 @@
 // Matrix product for several tokens.
 //   out[t, row0 + r] = W[r,:] . x[t,:]
-// One workgroup of 64 invocations computes a tile of 8 * GROUPS tokens x 32 rows, each invocation
-// GROUPS x 4 of it in registers (lib/tile.wgsl); few tokens take few groups. f32 accumulation. Tokens and
-// rows past the end repeat the last one, unwritten.
-
-override GROUPS: u32 = 4; // groups of 8 tokens in a tile: 1, 2, 3, 4 or 8
+// A workgroup computes a tile of tokens x rows in registers (lib/tile_*.wgsl); few tokens take few groups.
+// f32 accumulation. Tokens and rows past the end repeat the last one, unwritten.
 
 struct Params {
     cols: u32, // K, a multiple of 32
@@ -18,44 +15,24 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [T, K / 4]
 @group(0) @binding(2) var<storage, read_write> out: array<f32>; // [T, N]
 
-var<workgroup> x_tile: array<vec4<f32>, 72 * GROUPS>; // 8 GROUPS x PITCH, of tile_product
-var<workgroup> w_tile: array<vec4<f32>, 288>; // ROWS x PITCH, of tile_product
-
+// Those past the end are the last one.
 fn weight_row(tile: u32, place: u32) -> u32 {
     return min(tile * ROWS + place, params.rows - 1u);
 }
 
-// Rows row, row + 8, row + 16 and row + 24 of one token.
-fn store(token: u32, row: u32, sums: vec4<f32>) {
+fn x_row(token: u32) -> u32 {
+    return min(token, params.tokens - 1u);
+}
+
+// Rows place, place + 8, place + 16 and place + 24 of a tile, of one token.
+fn store(token: u32, tile: u32, place: u32, sums: vec4<f32>) {
     if token < params.tokens {
+        let row = tile * ROWS + place;
         let to = token * params.width + params.row0;
         for (var b = 0u; b < 4u; b++) {
             if row + 8u * b < params.rows {
                 out[to + row + 8u * b] = sums[b];
             }
         }
-    }
-}
-
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) i: u32) {
-    let sums = tile_product(group, i, params.cols, params.tokens);
-    let token = group.y * GROUPS * 8u + i / 8u;
-    let row = group.x * ROWS + i % 8u;
-    store(token, row, sums.a0);
-    if GROUPS > 1u {
-        store(token + 8u, row, sums.a1);
-    }
-    if GROUPS > 2u {
-        store(token + 16u, row, sums.a2);
-    }
-    if GROUPS > 3u {
-        store(token + 24u, row, sums.a3);
-    }
-    if GROUPS > 4u {
-        store(token + 32u, row, sums.a4);
-        store(token + 40u, row, sums.a5);
-        store(token + 48u, row, sums.a6);
-        store(token + 56u, row, sums.a7);
     }
 }

@@ -280,8 +280,7 @@ fn tuned() -> Option<Model> {
     let mut tuning = Tuning::default();
     for case in steps::cases(&checkpoint, &gpu, &LoadOptions::default(), 0).unwrap() {
         let default = gpu.untuned(&*case.kernel);
-        let other =
-            Choice::all(&case.kernel.tunables()).into_iter().find(|choice| *choice != default).unwrap();
+        let other = case.kernel.choices(gpu.tier()).into_iter().find(|choice| *choice != default).unwrap();
         let source = gpu.shaders().source(&case.kernel.source(gpu.tier()));
         tuning.insert(Tuned::new(&*case.kernel, gpu.tier(), &source, &other));
     }

@@ -47,9 +47,21 @@ fn tunables_are_overrides_that_can_be_chosen_and_only_from_their_list() {
                 overrides.iter().find(|(name, _)| *name == tunable.name).unwrap().1
             };
             let choose = |value| [(tunable.name.to_owned(), value)].into_iter().collect::<Choice>();
+            let defaults = || Choice::defaults(&kernel.tunables());
+            let choices = kernel.choices(Tier::SUBGROUP);
             for &chosen in &tunable.values {
-                assert_eq!(value(choose(chosen)), f64::from(chosen), "{} [{}]", kernel.name(), case.label);
+                let runs = choices.contains(&choose(chosen).or(defaults()));
+                let expected = if runs { chosen } else { tunable.default };
+                assert_eq!(value(choose(chosen)), f64::from(expected), "{} [{}]", kernel.name(), case.label);
+                assert!(
+                    choices.iter().any(|choice| choice.of(&tunable) == chosen),
+                    "{} [{}]: {}={chosen} runs with no other values",
+                    kernel.name(),
+                    case.label,
+                    tunable.name
+                );
             }
+            assert!(choices.contains(&defaults()), "{} [{}]", kernel.name(), case.label);
             assert_eq!(value(choose(7)), f64::from(tunable.default), "7 is no value of any tunable");
             assert!(!kernel.shape().is_empty());
         }

@@ -127,7 +127,7 @@ fn a_search_tries_every_value_and_leaves_the_device_untuned() {
     let case = case("add", "decode, T 1, D 1280");
     let mut tried = 0;
     let found = tune::tune(&mut gpu, &case, 5, || tried += 1).unwrap().unwrap();
-    assert_eq!((tried, tune::trials(&case)), (5, 5));
+    assert_eq!((tried, tune::trials(&case, gpu.tier())), (5, 5));
     assert_eq!((found.default.to_string().as_str(), found.shape.as_str()), ("WG=64", "1280"));
     let (best, comparison) = found.best.as_ref().unwrap();
     assert!(["WG=32", "WG=128", "WG=256"].contains(&best.to_string().as_str()), "{best}");
@@ -167,7 +167,7 @@ fn tuned_values_change_overrides_and_no_logits() {
         let mut tuning = Tuning::default();
         for case in &cases {
             random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-            let choices = Choice::all(&case.kernel.tunables());
+            let choices = case.kernel.choices(gpu.tier());
             let choice = &choices[(random >> 33) as usize % choices.len()];
             let source = Shaders::default().source(&case.kernel.source(gpu.tier()));
             tuning.insert(Tuned::new(&*case.kernel, gpu.tier(), &source, choice));

@@ -114,9 +114,9 @@ fn build(
     timer
 }
 
-/// Returns how often [`tune`] calls back for a case at most.
-pub fn trials(case: &Case) -> usize {
-    Choice::all(&case.kernel.tunables()).len() + 1
+/// Returns how often [`tune`] calls back for a case at a tier at most.
+pub fn trials(case: &Case, tier: Tier) -> usize {
+    case.kernel.choices(tier).len() + 1
 }
 
 /// Returns one of each kernel and shape, the first, without those that have nothing to tune.
@@ -135,7 +135,7 @@ type Candidates = (Vec<Choice>, Vec<(Choice, String)>);
 fn candidates(gpu: &Gpu, kernel: &dyn Kernel, source: &Source) -> Result<Candidates> {
     let module = Module::new(source, gpu.tier())?;
     let (mut fitting, mut dropped) = (Vec::new(), Vec::new());
-    for choice in Choice::all(&kernel.tunables()) {
+    for choice in kernel.choices(gpu.tier()) {
         match misfit(gpu, kernel, gpu.tier(), &module, &choice) {
             None => fitting.push(choice),
             Some(why) => dropped.push((choice, why)),

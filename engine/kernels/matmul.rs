@@ -3,12 +3,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, tile_groups, weight_fragment};
+use super::rows::dot;
+use super::tiles::Tiles;
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
-
-/// Rows of the tile that one workgroup computes; as in the shader.
-const ROWS: usize = 32;
 
 /// Matrix product.
 #[derive(Clone, Debug)]
@@ -21,10 +20,7 @@ pub struct Matmul {
     pub out: TensorId,
     /// First row of the weight in the whole matrix.
     pub row0: usize,
-    format: Format,
-    tokens: usize,
-    rows: usize,
-    cols: usize,
+    tiles: Tiles,
     width: usize,
 }
 
@@ -46,13 +42,12 @@ impl Matmul {
     /// # Panics
     /// When shapes do not fit, `K` is no multiple of 32 or the weight has no weight format.
     pub fn new(tensors: &Tensors, x: TensorId, weight: TensorId, out: TensorId, row0: usize) -> Self {
-        let &[rows, cols] = tensors[weight].shape.dims() else { panic!("a weight is [rows, K]") };
-        let format = Format::of(tensors[weight].dtype).expect("a weight has a weight format");
         let &[tokens, width] = tensors[out].shape.dims() else { panic!("a product is [T, N]") };
-        assert!(cols.is_multiple_of(32) && row0 + rows <= width, "K {cols}, rows {row0}..{}, N {width}", row0 + rows);
-        tensors.expect(x, [tokens, cols], DType::F32);
+        let tiles = Tiles::new(tensors, weight, tokens);
+        assert!(row0 + tiles.rows <= width, "rows {row0}..{}, N {width}", row0 + tiles.rows);
+        tensors.expect(x, [tokens, tiles.cols], DType::F32);
         tensors.expect(out, [tokens, width], DType::F32);
-        Self { x, weight, out, row0, format, tokens, rows, cols, width }
+        Self { x, weight, out, row0, tiles, width }
     }
 }
 
@@ -61,55 +56,59 @@ impl Kernel for Matmul {
         "matmul"
     }
 
-    fn source(&self, _tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matmul.wgsl"), fragment!("lib/tile.wgsl"), weight_fragment(self.format)]
+    fn source(&self, tier: Tier) -> Vec<Fragment> {
+        self.tiles.source(tier, [fragment!("matmul.wgsl"), fragment!("lib/tile_plain.wgsl")])
     }
 
     fn operands(&self) -> Vec<Operand> {
-        let whole = self.rows == self.width;
+        let whole = self.tiles.rows == self.width;
         let out = if whole { Operand::write(self.out) } else { Operand::read_write(self.out) };
         vec![Operand::read(self.x), out, Operand::weight(self.weight)]
     }
 
     fn shape(&self) -> String {
-        format!("T {}, {} x {}, {}", self.tokens, self.rows, self.cols, self.format)
+        self.tiles.shape()
     }
 
     fn tunables(&self) -> Vec<Tunable> {
-        vec![tile_groups(self.tokens, self.rows.div_ceil(ROWS))]
+        self.tiles.tunables()
     }
 
-    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+    fn choices(&self, tier: Tier) -> Vec<Choice> {
+        self.tiles.choices(tier)
+    }
+
+    fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch {
+        let Tiles { tokens, rows, cols, .. } = self.tiles;
         let params = Params {
-            cols: dim(self.cols),
-            rows: dim(self.rows),
+            cols: dim(cols),
+            rows: dim(rows),
             row0: dim(self.row0),
-            tokens: dim(self.tokens),
+            tokens: dim(tokens),
             width: dim(self.width),
         };
-        let row_tiles = self.rows.div_ceil(ROWS);
-        let groups = choice.of(&self.tunables()[0]);
         Dispatch {
-            overrides: vec![("GROUPS", f64::from(groups))],
+            overrides: self.tiles.overrides(tier, choice),
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(row_tiles), dim(self.tokens.div_ceil(8 * groups as usize)), 1],
+            grid: self.tiles.grid(tier, choice),
         }
+    }
+
+    fn rounding(&self, tier: Tier) -> f64 {
+        self.tiles.rounding(tier)
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        Cost {
-            read: self.format.bytes(self.rows, self.cols) + 4 * (self.tokens * self.cols) as u64,
-            written: 4 * (self.tokens * self.rows) as u64,
-            flops: 2 * (self.tokens * self.rows * self.cols) as u64,
-        }
+        let sums = (self.tiles.tokens * self.tiles.rows) as u64;
+        Cost { written: 4 * sums, ..self.tiles.cost() }
     }
 
     fn reference(&self, memory: &mut Memory) {
         memory.update(self.out, |memory, out| {
             let (x, weight) = (memory.read(self.x), memory.read(self.weight));
-            for (t, x) in x.chunks(self.cols).enumerate() {
-                for (r, row) in weight.chunks(self.cols).enumerate() {
-                    out[t * self.width + self.row0 + r] = row.iter().zip(x).map(|(w, x)| w * x).sum();
+            for (t, x) in x.chunks(self.tiles.cols).enumerate() {
+                for (r, row) in weight.chunks(self.tiles.cols).enumerate() {
+                    out[t * self.width + self.row0 + r] = dot(row, x);
                 }
             }
         });

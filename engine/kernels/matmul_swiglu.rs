@@ -5,12 +5,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment, tile_groups, weight_fragment};
+use super::rows::dot;
+use super::tiles::Tiles;
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
-
-/// Outputs of the tile that one workgroup computes; as in the shader.
-const OUTPUTS: usize = 16;
 
 /// Gate and up projections with their product, for several tokens.
 #[derive(Clone, Debug)]
@@ -21,10 +20,7 @@ pub struct MatmulSwiglu {
     pub weight: TensorId,
     /// Products, `[T, F]` f32.
     pub out: TensorId,
-    format: Format,
-    tokens: usize,
-    ffn_dim: usize,
-    cols: usize,
+    tiles: Tiles,
 }
 
 #[repr(C)]
@@ -43,13 +39,12 @@ impl MatmulSwiglu {
     /// # Panics
     /// When shapes do not fit, `K` is no multiple of 32 or the weight has no weight format.
     pub fn new(tensors: &Tensors, x: TensorId, weight: TensorId, out: TensorId) -> Self {
-        let &[rows, cols] = tensors[weight].shape.dims() else { panic!("a weight is [2F, K]") };
-        let format = Format::of(tensors[weight].dtype).expect("a weight has a weight format");
-        let tokens = tensors[x].shape.dims()[0];
-        assert!(cols.is_multiple_of(32) && rows.is_multiple_of(2), "K {cols}, 2F {rows}");
+        let tiles = Tiles::new(tensors, weight, tensors[x].shape.dims()[0]);
+        let Tiles { tokens, rows, cols, .. } = tiles;
+        assert!(rows.is_multiple_of(2), "2F {rows}");
         tensors.expect(x, [tokens, cols], DType::F32);
         tensors.expect(out, [tokens, rows / 2], DType::F32);
-        Self { x, weight, out, format, tokens, ffn_dim: rows / 2, cols }
+        Self { x, weight, out, tiles }
     }
 }
 
@@ -58,8 +53,8 @@ impl Kernel for MatmulSwiglu {
         "matmul_swiglu"
     }
 
-    fn source(&self, _tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("matmul_swiglu.wgsl"), fragment!("lib/tile.wgsl"), weight_fragment(self.format)]
+    fn source(&self, tier: Tier) -> Vec<Fragment> {
+        self.tiles.source(tier, [fragment!("matmul_swiglu.wgsl"), fragment!("lib/tile_plain.wgsl")])
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -67,41 +62,44 @@ impl Kernel for MatmulSwiglu {
     }
 
     fn shape(&self) -> String {
-        format!("T {}, 2 x {} x {}, {}", self.tokens, self.ffn_dim, self.cols, self.format)
+        self.tiles.gated_shape()
     }
 
     fn tunables(&self) -> Vec<Tunable> {
-        vec![tile_groups(self.tokens, self.ffn_dim.div_ceil(OUTPUTS))]
+        self.tiles.tunables()
     }
 
-    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
-        let params = Params { cols: dim(self.cols), ffn_dim: dim(self.ffn_dim), tokens: dim(self.tokens) };
-        let row_tiles = self.ffn_dim.div_ceil(OUTPUTS);
-        let groups = choice.of(&self.tunables()[0]);
+    fn choices(&self, tier: Tier) -> Vec<Choice> {
+        self.tiles.choices(tier)
+    }
+
+    fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch {
+        let Tiles { tokens, rows, cols, .. } = self.tiles;
+        let params = Params { cols: dim(cols), ffn_dim: dim(rows / 2), tokens: dim(tokens) };
         Dispatch {
-            overrides: vec![("GROUPS", f64::from(groups))],
+            overrides: self.tiles.overrides(tier, choice),
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(row_tiles), dim(self.tokens.div_ceil(8 * groups as usize)), 1],
+            grid: self.tiles.grid(tier, choice),
         }
+    }
+
+    fn rounding(&self, tier: Tier) -> f64 {
+        self.tiles.gated_rounding(tier)
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        let outputs = (self.tokens * self.ffn_dim) as u64;
-        Cost {
-            read: self.format.bytes(2 * self.ffn_dim, self.cols) + 4 * (self.tokens * self.cols) as u64,
-            written: 4 * outputs,
-            flops: outputs * (4 * self.cols as u64 + 5),
-        }
+        let (product, outputs) = (self.tiles.cost(), (self.tiles.tokens * self.tiles.rows / 2) as u64);
+        Cost { written: 4 * outputs, flops: product.flops + 5 * outputs, ..product }
     }
 
     fn reference(&self, memory: &mut Memory) {
         memory.update(self.out, |memory, out| {
             let (x, weight) = (memory.read(self.x), memory.read(self.weight));
-            for (x, out) in x.chunks(self.cols).zip(out.chunks_mut(self.ffn_dim)) {
-                let row = |r: usize| weight[r * self.cols..][..self.cols].iter();
-                let dot = |r: usize| row(r).zip(x).map(|(w, x)| w * x).sum::<f64>();
-                for (f, out) in out.iter_mut().enumerate() {
-                    let (gate, up) = (dot(f), dot(self.ffn_dim + f));
+            let Tiles { rows, cols, .. } = self.tiles;
+            let (gates, ups) = weight.split_at(rows / 2 * cols);
+            for (x, out) in x.chunks(cols).zip(out.chunks_mut(rows / 2)) {
+                for ((gate, up), out) in gates.chunks(cols).zip(ups.chunks(cols)).zip(out) {
+                    let (gate, up) = (dot(gate, x), dot(up, x));
                     *out = gate / (1.0 + (-gate).exp()) * up;
                 }
             }

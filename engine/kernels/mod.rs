@@ -16,6 +16,7 @@ mod place;
 mod rows;
 mod source;
 pub mod threefry;
+mod tiles;
 mod window;
 
 use std::any::Any;
@@ -55,6 +56,7 @@ kernels! {
     embed
     kv_write
     matmul
+    matmul_add
     matmul_swiglu
     matrix_multiply_add
     matvec
@@ -62,6 +64,8 @@ kernels! {
     matvec_swiglu
     multiply
     multiply_add
+    norm_matmul
+    norm_matmul_swiglu
     norm_matvec
     norm_matvec_swiglu
     qk_norm
@@ -353,6 +357,12 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Returns every combination of these values that the kernel runs with; of another one, a tunable or more
+    /// keeps its default.
+    fn choices(&self, _tier: Tier) -> Vec<Choice> {
+        Choice::all(&self.tunables())
+    }
+
     /// Returns the values that take the place of defaults, where nothing was tuned, on a device whose subgroups
     /// all have `size` invocations.
     fn suited_to(&self, _size: u32) -> Choice {
@@ -403,17 +413,6 @@ pub(crate) fn bits_fragment(vocabulary: usize) -> Fragment {
 pub(crate) fn grid(groups: usize) -> [u32; 3] {
     let width = groups.clamp(1, 65535);
     [dim(width), dim(groups.div_ceil(width)), 1]
-}
-
-/// Returns the tunable `GROUPS`, the groups of 8 tokens in a tile of `lib/tile.wgsl`: by default no more
-/// than there are, at most 4, or 8 where that leaves 256 workgroups to occupy a large GPU.
-pub(crate) fn tile_groups(tokens: usize, row_tiles: usize) -> Tunable {
-    let default = match tokens.div_ceil(8) {
-        groups @ 0..=4 => dim(groups.max(1)),
-        groups if groups.div_ceil(8) * row_tiles < 256 => 4,
-        _ => 8,
-    };
-    Tunable { name: "GROUPS", default, values: vec![1, 2, 3, 4, 8] }
 }
 
 /// Converts a size to the `u32` of a `Params` field.

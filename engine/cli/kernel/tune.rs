@@ -77,7 +77,7 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
 /// Tunes cases, keeps the winners and prints what was found; returns how many cases were wrong.
 fn search(args: &TuneArgs, gpu: &mut Gpu, cases: &[Case]) -> Result<usize, Failure> {
     let bar = bar(args.quiet, "tuning", "{pos} of {len} trials, {msg}");
-    bar.set_length(cases.iter().map(|case| trials(case) as u64).sum());
+    bar.set_length(cases.iter().map(|case| trials(case, gpu.tier()) as u64).sum());
     let mut kept = Kept::new(gpu);
     let mut table =
         Table::new(["kernel", "shape", "default", "best", ">default time", ">best time", ">speed-up"]);
