@@ -7,10 +7,10 @@ use samara::KvFormat;
 use samara::graph::Graph;
 use samara::graph::fuse::{Fusion, Rule};
 use samara::instruments::ablate::choices;
-use samara::kernels::FEW_TOKENS;
+use samara::kernels::{Access, FEW_TOKENS};
 use samara::model::layout::Layout;
 use samara::model::openelm::{self, Logits, Sampling, StepShape};
-use samara::model::{Checkpoint, Size};
+use samara::model::{Checkpoint, Size, names};
 use samara::quant::Format;
 
 /// A step of a published size.
@@ -18,7 +18,7 @@ fn graph(size: Size, tokens: usize, logits: Logits, fusion: &Fusion, max_binding
     let checkpoint = Checkpoint::synthetic(size, 0);
     let layout = Layout::new(checkpoint.weights(), |_| Format::Q8_0, max_binding);
     let sampling = (logits == Logits::Last).then_some(Sampling::Greedy);
-    let shape = StepShape { logits, sampling, ..StepShape::greedy(tokens, 64, KvFormat::F16.dtype()) };
+    let shape = StepShape { logits, sampling, ..StepShape::greedy(tokens, 512, KvFormat::F16.dtype()) };
     let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
     fusion.apply(&mut graph);
     graph
@@ -64,11 +64,44 @@ fn up_to_eight_tokens_take_the_products_of_one_and_more_take_tiles() {
             assert!(!counts.contains_key("matmul") && !counts.contains_key("rms_norm"), "{counts:?}");
         }
         let counts = kernels(FEW_TOKENS + 1, logits, &Fusion::all(), WHOLE);
-        assert_eq!((counts["matmul_swiglu"], counts.get("matvec_add")), (16, None));
+        assert_eq!((counts["matmul_add"], counts["norm_matmul_swiglu"]), (32, 16));
+        assert!(
+            !counts.contains_key("matvec_add") && !counts.contains_key("norm_matvec_swiglu"),
+            "{counts:?}"
+        );
     }
-    // The head of a prefill takes its norm in where it takes one row.
-    let head = |logits| kernels(9, logits, &Fusion::all(), WHOLE).get("norm_matvec").copied();
-    assert_eq!((head(Logits::Last), head(Logits::All)), (Some(1), None));
+    // The head of a prefill is a product of one row, or of all in tiles.
+    let head = |logits| {
+        let counts = kernels(9, logits, &Fusion::all(), WHOLE);
+        ["norm_matvec", "norm_matmul"].map(|name| counts.get(name).copied())
+    };
+    assert_eq!(head(Logits::Last), [Some(1), Some(16)]);
+    assert_eq!(head(Logits::All), [None, Some(16 + 1)]);
+}
+
+#[test]
+fn a_fused_chunk_takes_six_dispatches_a_layer_and_reads_each_weight_once() {
+    for (size, layers) in [(Size::M270, 16), (Size::M450, 20), (Size::B1_1, 28), (Size::B3, 36)] {
+        for (tokens, logits) in
+            [9, 64, 512].into_iter().flat_map(|t| [Logits::Last, Logits::All].map(|logits| (t, logits)))
+        {
+            let graph = graph(size, tokens, logits, &Fusion::all(), WHOLE);
+            // Besides the layers, the embedding, the head and, with the last logits, the choice of a token.
+            let others = 2 + usize::from(logits == Logits::Last);
+            let count = graph.ops().len();
+            assert!(count == 6 * layers + others && count <= 6 * layers + 4, "{size:?}, T {tokens}: {count}");
+            let mut readers = BTreeMap::<&str, usize>::new();
+            for op in graph.ops() {
+                for operand in op.kernel.operands().iter().filter(|o| o.access == Access::Weight) {
+                    *readers.entry(&graph.tensors()[operand.tensor].name).or_default() += 1;
+                }
+            }
+            // The embedding is the head too, and gives no more than a row for each token where it is looked up.
+            assert_eq!(readers.remove(names::EMBEDDING), Some(2));
+            assert_eq!(readers.len(), 4 * layers, "{size:?}, T {tokens}");
+            assert!(readers.values().all(|&count| count == 1), "{size:?}, T {tokens}: {readers:?}");
+        }
+    }
 }
 
 #[test]
@@ -91,22 +124,23 @@ fn an_unfused_token_is_made_of_primitive_kernels() {
 #[test]
 fn each_rule_brings_its_kernels_and_only_its_own() {
     for tokens in [1, 9] {
-        // The kernels of a rule and how often they stand in a step: of nine tokens, only the head's norm goes
-        // into a product, and it norms one row, so the last residual add stays alone. Of a few tokens attention is
-        // in one kernel with what stands before it, of more it is not.
-        let fused = |rule, off| match (rule, tokens) {
-            (Rule::MatmulSwiglu, 1) => (["matvec_swiglu", "norm_matvec_swiglu"], 16),
-            (Rule::MatmulSwiglu, _) => (["matmul_swiglu", "matmul_swiglu"], 2 * 16),
-            (Rule::NormMatvec, 1) => (["norm_matvec", "norm_matvec_swiglu"], 33),
-            (Rule::NormMatvec, _) => (["norm_matvec", "norm_matvec_swiglu"], 1),
-            (Rule::MatvecAdd, 1) => (["matvec_add", ""], 32),
-            (Rule::MatvecAdd, _) => (["matvec_add", ""], 0),
-            (Rule::AddRmsNorm, 1) => (["add_rms_norm", ""], 0),
-            (Rule::AddRmsNorm, _) => (["add_rms_norm", ""], 31),
-            (Rule::QkNormRopeAttention, 1) => (["qk_norm_rope_attention", ""], 16),
-            (Rule::QkNormRopeAttention, _) => (["qk_norm_rope_attention", ""], 0),
-            (Rule::QkNormRope, 1) if off != Rule::QkNormRopeAttention => (["qk_norm_rope", ""], 0),
-            (Rule::QkNormRope, _) => (["qk_norm_rope", ""], 16),
+        // The kernels of a rule and how often they stand in a step. Of nine tokens the head takes one row. Of a few
+        // tokens attention is in one kernel with what stands before it, of more it is not. Residual adds and norms
+        // join where one of the rules that take them into products leaves both.
+        let fused = |rule, off| -> (&[&str], usize) {
+            match (rule, tokens) {
+                (Rule::MatmulSwiglu, 1) => (&["matvec_swiglu", "norm_matvec_swiglu"], 16),
+                (Rule::MatmulSwiglu, _) => (&["matmul_swiglu", "norm_matmul_swiglu"], 16),
+                (Rule::NormMatvec, 1) => (&["norm_matvec", "norm_matvec_swiglu"], 33),
+                (Rule::NormMatvec, _) => (&["norm_matmul", "norm_matmul_swiglu", "norm_matvec"], 33),
+                (Rule::MatvecAdd, 1) => (&["matvec_add"], 32),
+                (Rule::MatvecAdd, _) => (&["matmul_add"], 32),
+                (Rule::AddRmsNorm, _) => (&["add_rms_norm"], 0),
+                (Rule::QkNormRopeAttention, 1) => (&["qk_norm_rope_attention"], 16),
+                (Rule::QkNormRopeAttention, _) => (&["qk_norm_rope_attention"], 0),
+                (Rule::QkNormRope, 1) if off != Rule::QkNormRopeAttention => (&["qk_norm_rope"], 0),
+                (Rule::QkNormRope, _) => (&["qk_norm_rope"], 16),
+            }
         };
         for off in Rule::ALL {
             let fusion = Fusion::all().without(&off.to_string()).unwrap();
@@ -129,20 +163,30 @@ fn residual_adds_and_norms_join_where_no_product_takes_them() {
     // one with what stands before it.
     assert_eq!((counts["add_rms_norm"], counts["rms_norm"], counts["matvec"]), (2 * 16, 1, 3 * 16 + 1));
     assert_eq!(counts.values().sum::<usize>(), 7 * 16 + 4);
+    // Of nine tokens the head norms one row: neither the last add nor its norm joins the other.
+    let counts = kernels(9, Logits::Last, &fusion, WHOLE);
+    assert_eq!((counts["add_rms_norm"], counts["rms_norm"], counts["add"]), (2 * 16 - 1, 2, 1));
+    assert_eq!((counts["matmul"], counts["matmul_swiglu"], counts["matvec"]), (3 * 16, 16, 1));
+    assert_eq!(counts.values().sum::<usize>(), 8 * 16 + 5);
 }
 
 #[test]
 fn a_projection_split_over_bindings_is_fused_part_by_part_but_not_with_its_gate() {
     // 4 MiB hold every projection of the first layers whole, and none of the last ones' gate and up rows.
-    let counts = kernels(1, Logits::Last, &Fusion::all(), 4 << 20);
-    assert!(counts["swiglu"] > 0 && counts["norm_matvec_swiglu"] > 0, "{counts:?}");
-    assert_eq!(counts["swiglu"] + counts["norm_matvec_swiglu"], 16);
-    assert!(counts["embed"] > 1);
-    // The parts take norms in and add to the residual, each for its own rows.
-    assert!(counts["norm_matvec"] > 17 && counts["matvec_add"] > 32, "{counts:?}");
-    assert_eq!((counts.get("rms_norm"), counts.get("add"), counts.get("matvec")), (None, None, None));
-    let graph = graph(Size::M270, 1, Logits::Last, &Fusion::all(), 4 << 20);
-    assert_eq!(graph.norms(), 65);
+    for (tokens, logits, [norm_product, product_add, gated, product]) in [
+        (1, Logits::Last, ["norm_matvec", "matvec_add", "norm_matvec_swiglu", "matvec"]),
+        (9, Logits::All, ["norm_matmul", "matmul_add", "norm_matmul_swiglu", "matmul"]),
+    ] {
+        let counts = kernels(tokens, logits, &Fusion::all(), 4 << 20);
+        assert!(counts["swiglu"] > 0 && counts[gated] > 0, "{counts:?}");
+        assert_eq!(counts["swiglu"] + counts[gated], 16);
+        assert!(counts["embed"] > 1);
+        // The parts take norms in and add to the residual, each for its own rows.
+        assert!(counts[norm_product] > 17 && counts[product_add] > 32, "{counts:?}");
+        assert_eq!((counts.get("rms_norm"), counts.get("add"), counts.get(product)), (None, None, None));
+        let graph = graph(Size::M270, tokens, logits, &Fusion::all(), 4 << 20);
+        assert_eq!(graph.norms(), 65);
+    }
 }
 
 #[test]
@@ -194,8 +238,10 @@ fn naive_norms_are_chains_of_six_and_leave_the_rules_that_take_a_norm_nothing_to
         expected.extend(match tokens {
             1 => [("matvec", 16 + 1), ("matvec_add", 32), ("attention_decode", 16), ("matvec_swiglu", 16)]
                 .to_vec(),
-            _ => [("matmul", 3 * 16), ("matvec", 1), ("add", 32), ("attention", 16), ("matmul_swiglu", 16)]
-                .to_vec(),
+            _ => {
+                [("matmul", 16), ("matmul_add", 32), ("matvec", 1), ("attention", 16), ("matmul_swiglu", 16)]
+                    .to_vec()
+            }
         });
         assert_eq!(kernels(tokens, Logits::Last, &naive, WHOLE), expected);
         let takers = [Rule::NormMatvec, Rule::AddRmsNorm, Rule::QkNormRope, Rule::QkNormRopeAttention];

@@ -6,6 +6,8 @@
 use crate::graph::{Graph, Op, kernel};
 use crate::kernels::add_rms_norm::AddRmsNorm;
 use crate::kernels::multiply::Multiply;
+use crate::kernels::norm_matmul::NormMatmul;
+use crate::kernels::norm_matmul_swiglu::NormMatmulSwiglu;
 use crate::kernels::norm_matvec::NormMatvec;
 use crate::kernels::norm_matvec_swiglu::NormMatvecSwiglu;
 use crate::kernels::qk_norm::QkNorm;
@@ -32,7 +34,8 @@ impl Graph {
 /// The norms of an operation; a chain has one mean. Queries and keys have a norm each. Every part of a split
 /// weight computes the norm that it takes in, and the first one counts.
 fn norms(op: &Op) -> usize {
-    let taken_in = is::<NormMatvecSwiglu>(op) || kernel::<NormMatvec>(op).is_some_and(|op| op.row0 == 0);
+    let part = kernel::<NormMatvec>(op).map(|op| op.row0).or(kernel::<NormMatmul>(op).map(|op| op.row0));
+    let taken_in = is::<NormMatvecSwiglu>(op) || is::<NormMatmulSwiglu>(op) || part == Some(0);
     let one = is::<RmsNorm>(op) || is::<AddRmsNorm>(op) || is::<RowMean>(op) || taken_in;
     let two = is::<QkNorm>(op) || is::<QkNormRope>(op) || is::<QkNormRopeAttention>(op);
     usize::from(one) + 2 * usize::from(two)

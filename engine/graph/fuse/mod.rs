@@ -21,11 +21,11 @@ use crate::tensor::TensorId;
 pub enum Rule {
     /// Gate and up projections, SiLU and their product.
     MatmulSwiglu,
-    /// RMSNorm and the products of a few tokens that follow it, gated ones included.
+    /// RMSNorm and the products that follow it, of a few tokens or in tiles, gated ones included.
     NormMatvec,
-    /// A product of a few tokens and the residual add that follows it.
+    /// A product, of a few tokens or in tiles, and the residual add that follows it.
     MatvecAdd,
-    /// Residual add and the RMSNorm that follows it: those that the two rules before leave, as in a prefill.
+    /// Residual add and the RMSNorm that follows it: those that the two rules before leave, where they are off.
     AddRmsNorm,
     /// q/k norm, RoPE, the write to the KV cache and attention of a few rows.
     QkNormRopeAttention,
