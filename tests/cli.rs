@@ -344,9 +344,14 @@ fn profile_tells_kernels_and_layers_and_writes_a_trace() {
     let args = ["profile", "-p", "16", "-r", "1", "--trace", trace.to_str().unwrap()];
     let output = run(&args);
     let tables = stdout(&output);
-    for part in
-        ["| matvec_add ", "| matmul ", "| layer.7 ", "| head ", "prefill of demo bf16", "decode of demo bf16"]
-    {
+    for part in [
+        "| matvec_add ",
+        "| norm_matmul ",
+        "| layer.7 ",
+        "| head ",
+        "prefill of demo bf16",
+        "decode of demo bf16",
+    ] {
         assert!(tables.contains(part), "{part} is not in {tables}");
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -289,6 +289,24 @@ fn every_way_to_run_a_prompt_agrees() {
 }
 
 #[test]
+fn a_prompt_of_300_tokens_equals_300_decode_steps() {
+    let checkpoint = Checkpoint::demo().unwrap();
+    let prompt = synth::prompt(checkpoint.config().vocab_size, 300);
+    for format in [Format::Bf16, Format::Q8_0, Format::Q4_0] {
+        let Some(model) = load(&checkpoint, LoadOptions { format: Some(format), ..exact() }) else { return };
+        let [chunks, steps] = [prompt.len(), 1].map(|tokens| {
+            let mut session = model.session(Some(prompt.len())).unwrap();
+            prompt.chunks(tokens).for_each(|ids| session.prefill(ids).unwrap());
+            session.next_logits().unwrap()
+        });
+        let error = nmse(&chunks, &steps);
+        eprintln!("{format}: NMSE {error:e}");
+        assert!(error <= 1e-6, "{format}: NMSE {error:e}");
+        assert_ne!(chunks, steps, "tiles and rows add up in another order");
+    }
+}
+
+#[test]
 fn every_tier_agrees() {
     let checkpoint = micro();
     let prompt = synth::prompt(checkpoint.config().vocab_size, 21);

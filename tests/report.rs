@@ -106,7 +106,7 @@ fn numbers_of_the_documents_are_on_the_page() {
         "<td>matvec_add</td><td>1280 x 1280, q4_0</td><td>decode of 1, synthetic:270M q4_0, kv f16</td><td class=\"number\">{calls}</td>"
     );
     assert!(page.contains(&point));
-    for kernel in ["matmul", "norm_matvec", "attention", "qk_norm_rope_attention", "embed", "argmax"] {
+    for kernel in ["norm_matmul", "norm_matvec", "attention", "qk_norm_rope_attention", "embed", "argmax"] {
         assert!(page.contains(&format!("</svg>{kernel}</li>")), "{kernel} is in the legend");
     }
 }

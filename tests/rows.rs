@@ -3,7 +3,8 @@
 
 mod common;
 
-use samara::gpu::{Bindings, BufferRange, Executor, Gpu, Tuned, Tuning, pack_values};
+use common::outputs::{run, tune};
+use samara::gpu::Gpu;
 use samara::kernels::matvec::Matvec;
 use samara::kernels::matvec_add::MatvecAdd;
 use samara::kernels::matvec_swiglu::MatvecSwiglu;
@@ -11,7 +12,7 @@ use samara::kernels::norm_matvec::NormMatvec;
 use samara::kernels::norm_matvec_swiglu::NormMatvecSwiglu;
 use samara::kernels::{Case, CaseBuilder, Fill, Kernel, MOST_TOKENS, Tier};
 use samara::quant::Format;
-use samara::tensor::{DType, TensorId};
+use samara::tensor::DType;
 
 /// More columns than a workgroup takes at once, and rows that do not fill the last one.
 const COLS: usize = 1056;
@@ -68,34 +69,6 @@ fn case_of(name: &str, format: Format, rows: &[usize], value: Value, gains: Fill
 
 fn build(kernel: impl Kernel, case: CaseBuilder) -> Case {
     case.build(kernel, 0.0, "bits")
-}
-
-/// The planes of each tensor of a case.
-struct Buffers(Vec<Vec<BufferRange>>);
-
-impl Bindings for Buffers {
-    fn ranges(&self, tensor: TensorId) -> &[BufferRange] {
-        &self.0[tensor.0 as usize]
-    }
-}
-
-/// Runs a case and returns each row of its output as bits.
-fn run(gpu: &Gpu, case: &Case) -> Vec<Vec<u8>> {
-    let memory = case.memory();
-    let upload = |(id, desc)| {
-        let planes = if case.access(id).is_some() { pack_values(desc, memory.read(id)) } else { Vec::new() };
-        let store = |plane: &Vec<u8>| {
-            let range = gpu.storage("case", plane.len() as u64).unwrap();
-            gpu.write(&range, 0, plane);
-            range
-        };
-        planes.iter().map(store).collect()
-    };
-    let buffers = Buffers(case.tensors.iter().map(upload).collect());
-    Executor::new(gpu, [("case", &*case.kernel)].into_iter(), &buffers).unwrap().run(gpu);
-    let out = case.outputs()[0];
-    let bytes = gpu.read(&buffers.ranges(out)[0]).unwrap();
-    bytes.chunks(4 * case.tensors[out].shape.last()).map(<[u8]>::to_vec).collect()
 }
 
 fn check(gpu: &Gpu, name: &str, format: Format) {
@@ -166,10 +139,7 @@ fn a_row_is_the_same_without_subgroups_and_with_other_workgroups() {
         let values = kernel.tunables().remove(0).values;
         for (wg, apart) in [(values[0], 0), (values[values.len() - 1], 0), (values[values.len() - 1], 1)] {
             let choice = [("WG".to_owned(), wg), ("APART".to_owned(), apart)].into_iter().collect();
-            let source = gpu.shaders().source(&kernel.source(gpu.tier()));
-            let mut tuning = Tuning::default();
-            tuning.insert(Tuned::new(&*kernel, gpu.tier(), &source, &choice));
-            gpu.set_tuning(tuning);
+            tune(&mut gpu, &*kernel, &choice);
             check(&gpu, "norm_matvec", Format::Q8_0);
         }
     }

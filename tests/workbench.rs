@@ -11,7 +11,7 @@ use samara::instruments::document::Ceilings;
 use samara::instruments::versions::against;
 use samara::instruments::workbench::{Rotation, time};
 use samara::instruments::{steps, tune};
-use samara::kernels::{Case, Choice, LIST, Shaders};
+use samara::kernels::{Case, LIST, Shaders};
 use samara::model::{Checkpoint, synth};
 use samara::{Error, LoadOptions, Model};
 
@@ -102,8 +102,9 @@ fn operations_of_a_model_are_cases_that_hold_only_their_own_tensors() {
         "norm_matvec",
         "qk_norm_rope_attention",
         "qk_norm_rope",
-        "matmul",
-        "matmul_swiglu",
+        "norm_matmul",
+        "norm_matmul_swiglu",
+        "matmul_add",
         "argmax",
     ] {
         assert!(names.contains(&name), "no {name} among {names:?}");

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod documents;
+pub mod outputs;
 pub mod program;
 pub mod variants;
 

@@ -1,0 +1,41 @@
+//! The bits that a case leaves, with values of its tunables as chosen.
+
+use samara::gpu::{Bindings, BufferRange, Executor, Gpu, Tuned, Tuning, pack_values};
+use samara::kernels::{Case, Choice, Kernel};
+use samara::tensor::TensorId;
+
+/// Makes the device run a kernel, and no other, with these values.
+pub fn tune(gpu: &mut Gpu, kernel: &dyn Kernel, choice: &Choice) {
+    let source = gpu.shaders().source(&kernel.source(gpu.tier()));
+    let mut tuning = Tuning::default();
+    tuning.insert(Tuned::new(kernel, gpu.tier(), &source, choice));
+    gpu.set_tuning(tuning);
+}
+
+/// The planes of each tensor of a case.
+struct Buffers(Vec<Vec<BufferRange>>);
+
+impl Bindings for Buffers {
+    fn ranges(&self, tensor: TensorId) -> &[BufferRange] {
+        &self.0[tensor.0 as usize]
+    }
+}
+
+/// Runs a case and returns each row of its output as bits.
+pub fn run(gpu: &Gpu, case: &Case) -> Vec<Vec<u8>> {
+    let memory = case.memory();
+    let upload = |(id, desc)| {
+        let planes = if case.access(id).is_some() { pack_values(desc, memory.read(id)) } else { Vec::new() };
+        let store = |plane: &Vec<u8>| {
+            let range = gpu.storage("case", plane.len() as u64).unwrap();
+            gpu.write(&range, 0, plane);
+            range
+        };
+        planes.iter().map(store).collect()
+    };
+    let buffers = Buffers(case.tensors.iter().map(upload).collect());
+    Executor::new(gpu, [("case", &*case.kernel)].into_iter(), &buffers).unwrap().run(gpu);
+    let out = case.outputs()[0];
+    let bytes = gpu.read(&buffers.ranges(out)[0]).unwrap();
+    bytes.chunks(4 * case.tensors[out].shape.last()).map(<[u8]>::to_vec).collect()
+}

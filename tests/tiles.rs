@@ -1,0 +1,251 @@
+//! Products in tiles: of every shape of the published sizes, for every number of tokens that fills or breaks a tile,
+//! and in every tile that can be chosen.
+//!
+//! A software adapter multiplies no whole layer in time, and is slow to compile. So each kernel that stands in a fused
+//! step and each `K` of the four sizes is checked with the last rows of its weight, a whole tile of 64 and what the last
+//! one holds, in every format; [`TOKENS`] past 64 are left out but of each fourth `K` of a kernel and of its largest.
+//! `cargo test --release --test tiles -- --ignored` thins out nothing, takes whole weights and the kernels that no rule
+//! fuses too: on a GPU. Those are left to their own cases here.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::outputs::{run, tune};
+use rayon::prelude::*;
+use samara::gpu::{Gpu, Tuning};
+use samara::instruments::check::Prepared;
+use samara::kernels::matmul::Matmul;
+use samara::kernels::matmul_add::MatmulAdd;
+use samara::kernels::matmul_swiglu::MatmulSwiglu;
+use samara::kernels::norm_matmul::NormMatmul;
+use samara::kernels::norm_matmul_swiglu::NormMatmulSwiglu;
+use samara::kernels::{Case, CaseBuilder, Choice, Fill, Kernel, Tier};
+use samara::model::Size;
+use samara::model::config::Config;
+use samara::quant::Format;
+use samara::tensor::DType;
+
+/// Few tokens, and numbers around those of a group, two and a tile, and a large chunk.
+const TOKENS: [usize; 8] = [2, 3, 7, 16, 17, 64, 127, 512];
+
+/// Rows of the largest tile.
+const TILE: usize = 64;
+
+const SIZES: [Size; 4] = [Size::M270, Size::M450, Size::B1_1, Size::B3];
+
+/// A kernel, the rows of its weight and `K`.
+type Product = (&'static str, usize, usize);
+
+/// The products of a prompt that a size takes, as the rules fuse them.
+fn products(size: Size) -> BTreeSet<Product> {
+    let config = Config::published(size);
+    let dim = config.model_dim;
+    let layers = config.layers.iter().flat_map(|layer| {
+        let (mixed, ffn) = (layer.query_heads * config.head_dim, layer.ffn_dim);
+        [
+            ("norm_matmul", layer.qkv_rows(config.head_dim), dim),
+            ("matmul_add", dim, mixed),
+            ("norm_matmul_swiglu", 2 * ffn, dim),
+            ("matmul_add", dim, ffn),
+        ]
+    });
+    layers.chain([("norm_matmul", config.vocab_size, dim)]).collect()
+}
+
+/// The same where no rule fuses a product, but its gate.
+fn unfused((name, rows, cols): Product) -> Product {
+    let name = if name.ends_with("swiglu") { "matmul_swiglu" } else { "matmul" };
+    (name, rows, cols)
+}
+
+/// What fills a case.
+struct Inputs<'a> {
+    x: Fill,
+    residual: Fill,
+    label: &'a str,
+}
+
+/// A kernel on some tokens; of a gated one, half of the rows are gates.
+fn case(name: &str, format: Format, [tokens, rows, cols]: [usize; 3], inputs: Inputs<'_>) -> Case {
+    let Inputs { x, residual, label } = inputs;
+    let mut case = CaseBuilder::new(format!("{label}{name}, T {tokens}, {rows} x {cols}, {format}"));
+    let gated = name.ends_with("swiglu");
+    let width = if gated { rows / 2 } else { rows };
+    let x = case.tensor("x", [tokens, cols], DType::F32, x);
+    let weight = case.tensor("weight", [rows, cols], format.dtype(), Fill::Uniform(0.1));
+    let norm = case.tensor("norm", [cols], DType::F32, Fill::Uniform(1.5));
+    let residual = case.tensor("residual", [tokens, width], DType::F32, residual);
+    let out = case.tensor("out", [tokens, width], DType::F32, Fill::Zero);
+    let tensors = &case.tensors;
+    match name {
+        "matmul" => build(Matmul::new(tensors, x, weight, out, 0), case),
+        "matmul_add" => build(MatmulAdd::new(tensors, residual, x, weight, out, 0), case),
+        "matmul_swiglu" => build(MatmulSwiglu::new(tensors, x, weight, out), case),
+        "norm_matmul" => build(NormMatmul::new(tensors, x, norm, weight, out, 0, 1e-6), case),
+        "norm_matmul_swiglu" => build(NormMatmulSwiglu::new(tensors, x, norm, weight, out, 1e-6), case),
+        other => panic!("{other}"),
+    }
+}
+
+fn build(kernel: impl Kernel, case: CaseBuilder) -> Case {
+    case.build(kernel, 1e-11, "f32 sums of at most 12288 products, WGSL's exp of a gate")
+}
+
+fn random((name, rows, cols): Product, format: Format, tokens: usize) -> Case {
+    let inputs = Inputs { x: Fill::Uniform(1.0), residual: Fill::Uniform(1.0), label: "" };
+    case(name, format, [tokens, rows, cols], inputs)
+}
+
+/// Checks cases, several references at a time.
+fn check(gpu: &Gpu, cases: impl Iterator<Item = Case>) {
+    let cases: Vec<Case> = cases.collect();
+    let failed: Vec<String> = cases
+        .par_iter()
+        .filter_map(|case| {
+            let mismatch = Prepared::new(case).check(gpu).unwrap()?;
+            Some(format!("{} [{}]: {mismatch}", case.kernel.name(), case.label))
+        })
+        .collect();
+    eprintln!("{} cases ran", cases.len());
+    assert!(failed.is_empty(), "{} of {} cases failed:\n{}", failed.len(), cases.len(), failed.join("\n"));
+}
+
+/// The last rows of a weight: a whole tile, where there is one, and what the last one holds.
+fn last_rows((name, rows, cols): Product) -> Product {
+    (name, rows.min(TILE + rows % TILE), cols)
+}
+
+#[test]
+fn the_last_rows_of_every_shape_match_their_reference() {
+    let Some(gpu) = common::gpu() else { return };
+    let products: BTreeSet<Product> = SIZES.into_iter().flat_map(products).map(last_rows).collect();
+    let names: BTreeSet<&str> = products.iter().map(|(name, ..)| *name).collect();
+    assert_eq!(names.len(), 3);
+    for name in names {
+        let of_name: Vec<Product> = products.iter().filter(|product| product.0 == name).copied().collect();
+        let last = of_name.len() - 1;
+        let tokens = |n: usize| {
+            TOKENS.into_iter().filter(move |&tokens| tokens <= 64 || n.is_multiple_of(4) || n == last)
+        };
+        let shapes =
+            of_name.iter().enumerate().flat_map(|(n, &product)| tokens(n).map(move |t| (product, t)));
+        let cases = shapes.flat_map(|(product, tokens)| Format::ALL.map(|f| random(product, f, tokens)));
+        check(&gpu, cases);
+    }
+}
+
+#[test]
+#[ignore = "the f64 references of whole layers take hours of a processor: for a GPU"]
+fn every_whole_shape_matches_its_reference() {
+    let Some(gpu) = common::gpu() else { return };
+    let fused = SIZES.into_iter().flat_map(products);
+    for product in fused.flat_map(|product| [product, unfused(product)]).collect::<BTreeSet<_>>() {
+        for format in Format::ALL {
+            eprintln!("{product:?}, {format}");
+            check(&gpu, TOKENS.into_iter().map(|tokens| random(product, format, tokens)));
+        }
+    }
+}
+
+/// Columns that are staged by 64 too, and rows that fill a tile of 64 and not the next one.
+const COLS: usize = 320;
+const ROWS: usize = 74;
+
+const KERNELS: [&str; 5] = ["matmul", "matmul_add", "matmul_swiglu", "norm_matmul", "norm_matmul_swiglu"];
+
+/// A kernel on some rows, which follow from their numbers alone.
+fn numbered(name: &str, format: Format, rows: &[usize]) -> Case {
+    let value = |row: usize, column: usize| (((row * 8191 + column * 127) % 1009) as f64 - 504.0) / 256.0;
+    let values = |width: usize| {
+        Fill::Values(rows.iter().flat_map(|&row| (0..width).map(move |i| value(row, i))).collect())
+    };
+    let width = if name.ends_with("swiglu") { ROWS / 2 } else { ROWS };
+    // Weights follow from the label, gains too.
+    let mut case = case(
+        name,
+        format,
+        [rows.len(), ROWS, COLS],
+        Inputs { x: values(COLS), residual: values(width), label: "numbered rows, " },
+    );
+    case.seed = 7;
+    case
+}
+
+/// The first rows, each alone, as the defaults compute it.
+fn alone(gpu: &Gpu, name: &str, format: Format) -> Vec<Vec<u8>> {
+    let rows: Vec<Vec<u8>> = (0..3).map(|row| run(gpu, &numbered(name, format, &[row])).remove(0)).collect();
+    assert!(rows.windows(2).all(|pair| pair[0] != pair[1]), "rows differ");
+    rows
+}
+
+/// Runs rows backwards, so that the first three stand last, and compares these with what they are alone.
+fn same_among(gpu: &Gpu, name: &str, format: Format, tokens: usize, expected: &[Vec<u8>], what: &str) {
+    let rows: Vec<usize> = (0..tokens).rev().collect();
+    let found = run(gpu, &numbered(name, format, &rows));
+    for (row, expected) in expected.iter().enumerate().take(tokens) {
+        assert_eq!(&found[tokens - 1 - row], expected, "{name}, {format}, row {row} of {tokens}{what}");
+    }
+}
+
+/// What is staged differs by format, what is read and stored by kernel: each with one of the other.
+fn kernels_and_formats() -> impl Iterator<Item = (&'static str, Format)> {
+    KERNELS.into_iter().zip(Format::ALL)
+}
+
+#[test]
+fn a_row_is_the_same_alone_and_among_others() {
+    let Some(gpu) = common::gpu() else { return };
+    for (name, format) in kernels_and_formats() {
+        let expected = alone(&gpu, name, format);
+        for tokens in TOKENS {
+            same_among(&gpu, name, format, tokens, &expected, "");
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_in_every_tile_that_can_be_chosen() {
+    let Some(mut gpu) = common::gpu() else { return };
+    for (name, format) in kernels_and_formats() {
+        gpu.set_tuning(Tuning::default());
+        let expected = alone(&gpu, name, format);
+        // More than a tile of 64 holds.
+        let tokens = 67;
+        let kernel = numbered(name, format, &vec![0; tokens]).kernel;
+        let choices = kernel.choices(gpu.tier());
+        assert_eq!(choices.len(), 5 * 2 + 4, "64 columns fit with 32 rows and up to 4 groups");
+        for choice in choices {
+            tune(&mut gpu, &*kernel, &choice);
+            same_among(&gpu, name, format, tokens, &expected, &format!(", {choice}"));
+        }
+    }
+}
+
+#[test]
+fn tiles_that_do_not_fit_are_neither_offered_nor_taken() {
+    let kernel = random(("matmul", 4096, 1280), Format::Q8_0, 512).kernel;
+    for choice in Choice::all(&kernel.tunables()) {
+        let overrides = kernel.dispatch(Tier::PLAIN, &choice).overrides;
+        let [groups, rows, step] = ["GROUPS", "ROWS", "STEP"]
+            .map(|name| overrides.iter().find(|(found, _)| *found == name).unwrap().1 as usize);
+        assert!(4 * step * (8 * groups + rows) <= 16 << 10, "{choice}");
+        let taken = [("GROUPS", groups), ("ROWS", rows), ("STEP", step)];
+        let taken: Choice = taken.into_iter().map(|(name, value)| (name.to_owned(), value as u32)).collect();
+        assert_eq!(kernel.choices(Tier::PLAIN).contains(&choice), taken == choice, "{choice}");
+    }
+}
+
+#[test]
+fn defaults_are_as_large_as_leaves_workgroups_enough() {
+    let tile = |tokens, rows| {
+        let kernel = random(("matmul", rows, 64), Format::F32, tokens).kernel;
+        kernel.tunables().iter().map(|tunable| tunable.default).collect::<Vec<_>>()
+    };
+    assert_eq!(tile(2, 1152), [1, 32, 32]);
+    assert_eq!(tile(17, 1152), [3, 32, 32]);
+    assert_eq!(tile(32, 32000), [4, 64, 32]);
+    assert_eq!(tile(128, 1152), [4, 32, 32]);
+    assert_eq!(tile(512, 1152), [8, 32, 32]);
+    assert_eq!(tile(512, 2304), [8, 64, 32]);
+}
