@@ -11,6 +11,8 @@
 // GROUPS * ROWS / 2 multiply-adds of an invocation: 10.7 for a load with 8 groups and 32 rows, 16 with 64.
 // A tile of GROUPS = 8, ROWS = 64, STEP = 32 takes all of the 16 KiB, one of 4, 32, 32 a half. Row r keeps its
 // vectors in places c ^ r % 8, so that 8 rows' vectors c lie in 8 different banks and no padding is needed.
+// No GPU has measured it yet. On llvmpipe [1920, 1280] q8_0 for 32 tokens takes as long as with padded rows, within
+// the spread; 64 tokens of [256 -> 8192] q8_0 took 54 ms of processor time with 4 groups and 40 ms with 8, 32 rows.
 // A sum is added up column by column whatever the tunables are: a token's bits do not depend on them, nor on
 // other tokens.
 
