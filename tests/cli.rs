@@ -305,6 +305,14 @@ fn contexts_and_tiers_out_of_range_are_refused() {
     refused(&run(&["generate", "The Fox and the Grapes", "-q", "--ctx", "2"]), 2, &["8 tokens", "holds 2"]);
     let bogus = samara().args(["generate", "x"]).env("SAMARA_TIER", "bogus").output().unwrap();
     refused(&bogus, 2, &["SAMARA_TIER", "bogus", "subgroup"]);
+    // Before or behind the subcommand the flag wins over the environment.
+    for args in [["--tier", "plain", "generate", "x"], ["generate", "x", "--tier", "plain"]] {
+        let plain = samara().args(args).args(["-q", "-n", "1"]).env("SAMARA_TIER", "bogus").output().unwrap();
+        assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));
+    }
+    let wrong = samara().args(["generate", "x", "--tier", "bogus"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("'bogus' for '--tier <NAME>': tier `bogus`"));
     refused(&run(&["generate", "x", "-q", "--adapter", "nowhere"]), 2, &["--adapter nowhere"]);
 }
 

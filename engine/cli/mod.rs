@@ -26,9 +26,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use samara::gpu::AdapterSummary;
+use samara::gpu::{AdapterSummary, Gpu, GpuOptions, asked_tier};
 use samara::instruments::document::{Ceilings, Environment};
-use samara::kernels::Shaders;
+use samara::kernels::{Shaders, Tier};
 use samara::model::{Checkpoint, demo};
 use samara::quant::Format;
 use samara::session::{MAX_TOKENS_PER_SUBMIT, Progress};
@@ -44,6 +44,8 @@ const COMMIT: &str = git_version::git_version!(args = ["--always", "--dirty=-dir
 pub struct Cli {
     #[command(flatten)]
     shaders: ShaderArgs,
+    #[command(flatten)]
+    tier: TierArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -169,6 +171,8 @@ struct ModelArgs {
     quiet: bool,
     #[command(flatten)]
     shaders: ShaderArgs,
+    #[command(flatten)]
+    tier: TierArgs,
 }
 
 /// Files in place of built-in shaders: a flag of the program, which every struct that needs it repeats; clap
@@ -178,6 +182,27 @@ struct ShaderArgs {
     /// Run the .wgsl files below DIR in place of the built-in ones of the same relative path
     #[arg(long, value_name = "DIR", global = true)]
     shaders: Option<PathBuf>,
+}
+
+/// Which variants of the kernels run: a flag of the program, as the one above.
+#[derive(Args, Clone, Copy)]
+struct TierArgs {
+    /// Kernel variants: plain, f16, subgroup, coop or int8 [default: SAMARA_TIER, or what the adapter offers]
+    #[arg(long, value_name = "NAME", global = true)]
+    tier: Option<Tier>,
+}
+
+impl TierArgs {
+    /// Returns the tier that was asked for, by the flag or in the environment.
+    fn asked(self) -> samara::Result<Option<Tier>> {
+        self.tier.map_or_else(asked_tier, |tier| Ok(Some(tier)))
+    }
+
+    /// Opens an adapter at the tier.
+    fn open(self, adapter: Option<&str>, backend: Option<Backend>) -> samara::Result<Gpu> {
+        let (adapter, tier) = (adapter.map(str::to_owned), self.asked()?);
+        Gpu::open_with(&GpuOptions { adapter, backend, tier, ..GpuOptions::default() })
+    }
 }
 
 impl ShaderArgs {
@@ -205,6 +230,7 @@ impl ModelArgs {
             splits: self.splits,
             adapter: self.adapter.clone(),
             backend: self.backend,
+            tier: self.tier.tier,
             ..LoadOptions::default()
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use samara::files::write_whole;
-use samara::gpu::{Clock, Gpu};
+use samara::gpu::Clock;
 use samara::instruments::document::{Document, Environment, Profile, StepProfile, Subject};
 use samara::instruments::profile::{Total, profile};
 use samara::instruments::{ceilings, verify};
@@ -55,7 +55,8 @@ enum Output {
 /// Runs the subcommand.
 pub fn run(args: &ProfileArgs) -> Result<(), Failure> {
     let prompt = usize::from(args.prompt);
-    let ceilings = ceilings::measure(&Gpu::open(args.model.adapter.as_deref(), args.model.backend)?)?;
+    let ceilings =
+        ceilings::measure(&args.model.tier.open(args.model.adapter.as_deref(), args.model.backend)?)?;
     let options = LoadOptions { fusion: args.rules.fusion()?, ..args.model.options() };
     let prefill_chunk = options.prefill_chunk.max(prompt);
     let model = args.model.load_with(LoadOptions { prefill_chunk, clock: args.clock, ..options })?;

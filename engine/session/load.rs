@@ -9,10 +9,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterSummary, Backend, BufferRange, Clock, Gpu};
+use crate::gpu::{AdapterSummary, Backend, BufferRange, Clock, Gpu, GpuOptions, asked_tier};
 use crate::graph::Graph;
 use crate::graph::fuse::Fusion;
-use crate::kernels::{FEW_TOKENS, SPLIT_KEYS, Shaders};
+use crate::kernels::{FEW_TOKENS, SPLIT_KEYS, Shaders, Tier};
 use crate::model::layout::Layout;
 use crate::model::openelm::{self, Step, StepShape};
 use crate::model::{Checkpoint, Config};
@@ -121,6 +121,8 @@ pub struct LoadOptions {
     pub adapter: Option<String>,
     /// Graphics API to look for adapters in.
     pub backend: Option<Backend>,
+    /// Masks features of the adapter above this tier; without one `SAMARA_TIER` in the environment says.
+    pub tier: Option<Tier>,
     /// Fusion rules that are on.
     pub fusion: Fusion,
     /// Files that stand in for built-in shaders.
@@ -146,6 +148,7 @@ impl Default for LoadOptions {
             kv: KvFormat::default(),
             adapter: None,
             backend: None,
+            tier: None,
             fusion: Fusion::all(),
             shaders: Shaders::default(),
             // 128 rows fill a GPU and keep one step of the 3B far from driver time-outs.
@@ -160,8 +163,8 @@ impl Default for LoadOptions {
 
 impl fmt::Debug for LoadOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { format, kv, adapter, backend, fusion, prefill_chunk, max_binding_bytes, .. } = self;
-        write!(f, "LoadOptions {{ {format:?}, {kv}, {adapter:?}, {backend:?}, {fusion:?}, ")?;
+        let Self { format, kv, adapter, backend, tier, fusion, prefill_chunk, max_binding_bytes, .. } = self;
+        write!(f, "LoadOptions {{ {format:?}, {kv}, {adapter:?}, {backend:?}, {tier:?}, {fusion:?}, ")?;
         write!(f, "prefill_chunk: {prefill_chunk}, max_binding_bytes: {max_binding_bytes:?} }}")
     }
 }
@@ -213,14 +216,16 @@ impl Model {
     /// When the model is damaged or unsupported, there is no such adapter, or it lacks memory.
     pub fn load(spec: &str, options: LoadOptions) -> Result<Self> {
         let checkpoint = Checkpoint::source(spec)?;
-        let mut gpu = Gpu::open(options.adapter.as_deref(), options.backend)?;
+        let (adapter, backend) = (options.adapter.clone(), options.backend);
+        let tier = options.tier.map_or_else(asked_tier, |tier| Ok(Some(tier)))?;
+        let mut gpu = Gpu::open_with(&GpuOptions { adapter, backend, tier, ..GpuOptions::default() })?;
         gpu.set_shaders(options.shaders.clone());
         options.clock.map_or(Ok(()), |clock| gpu.set_clock(clock))?;
         Self::from_checkpoint(&checkpoint, gpu, options)
     }
 
     /// Loads a checkpoint onto an opened device, for instance the caller's own
-    /// ([`Gpu::from_device`]); `adapter`, `backend`, `shaders` and `clock` of the options are not looked at.
+    /// ([`Gpu::from_device`]); `adapter`, `backend`, `tier`, `shaders` and `clock` of the options are not looked at.
     ///
     /// # Errors
     /// When a value is not finite or the device lacks memory.
@@ -228,7 +233,7 @@ impl Model {
         Self::on(checkpoint, gpu.into(), options)
     }
 
-    /// Loads another model onto the device of this one; `adapter`, `backend`, `shaders` and `clock` of the options
+    /// Loads another model onto the device of this one; `adapter`, `backend`, `tier`, `shaders` and `clock` of the options
     /// are not looked at.
     ///
     /// # Errors

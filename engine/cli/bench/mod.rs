@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
-use samara::gpu::{self, AdapterSummary, Gpu};
+use samara::gpu::{self, AdapterSummary};
 use samara::instruments::bench::{Repetitions, Test, bench};
 use samara::instruments::document::{Ceilings, Environment, Subject};
 use samara::instruments::{ceilings, verify};
@@ -15,7 +15,7 @@ use samara::model::Checkpoint;
 use samara::quant::Format;
 use samara::{Backend, Error, KvFormat};
 
-use super::{COMMIT, Failure, ModelArgs, RuleArgs, ShaderArgs, bar, note};
+use super::{COMMIT, Failure, ModelArgs, RuleArgs, ShaderArgs, TierArgs, bar, note};
 use rows::Rows;
 
 /// Measure the throughput of models
@@ -80,6 +80,8 @@ pub struct BenchArgs {
     quiet: bool,
     #[command(flatten)]
     shaders: ShaderArgs,
+    #[command(flatten)]
+    tier: TierArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -233,7 +235,7 @@ struct Device {
 
 impl Device {
     fn new(args: &BenchArgs, adapter: &Option<String>) -> samara::Result<Self> {
-        let mut gpu = Gpu::open(adapter.as_deref(), args.backend)?;
+        let mut gpu = args.tier.open(adapter.as_deref(), args.backend)?;
         // The ceilings are those of the built-in kernels.
         let ceilings = ceilings::measure(&gpu)?;
         gpu.set_shaders(args.shaders.read()?);
@@ -268,6 +270,7 @@ fn measure(
         splits: args.splits,
         quiet: true,
         shaders: args.shaders.clone(),
+        tier: args.tier,
     };
     let model = options.load(&args.rules)?;
     verify::verify(&model)?;

@@ -8,12 +8,12 @@ mod test;
 mod tune;
 
 use clap::{Args, Subcommand};
-use samara::gpu::{Clock, Gpu, GpuOptions, asked_tier};
+use samara::gpu::{Clock, Gpu, GpuOptions};
 use samara::instruments::numbers;
 use samara::kernels::{Case, Entry, LIST, Tier};
 use samara::{Backend, Error};
 
-use super::{Failure, ShaderArgs};
+use super::{Failure, ShaderArgs, TierArgs};
 
 /// List, test, time, tune and translate kernels
 #[derive(Subcommand)]
@@ -103,9 +103,8 @@ struct DeviceArgs {
     /// Graphics API: vulkan, metal or dx12
     #[arg(long)]
     backend: Option<Backend>,
-    /// Kernel variants: plain, f16, subgroup, coop or int8 [default: SAMARA_TIER, or what the adapter offers]
-    #[arg(long)]
-    tier: Option<Tier>,
+    #[command(flatten)]
+    tier: TierArgs,
     #[command(flatten)]
     shaders: ShaderArgs,
 }
@@ -113,7 +112,7 @@ struct DeviceArgs {
 impl DeviceArgs {
     /// Returns the tier that was asked for, by the flag or in the environment.
     fn tier(&self) -> samara::Result<Option<Tier>> {
-        self.tier.map_or_else(asked_tier, |tier| Ok(Some(tier)))
+        self.tier.asked()
     }
 
     /// Opens the adapter at a tier, or with all that it offers.

@@ -11,7 +11,7 @@ use samara::kernels::{Case, Choice, Dispatch, Kernel, Operand, Tier};
 use samara::quant::Format;
 use samara::translate::{Module, Target};
 
-use super::super::{Failure, ShaderArgs, note};
+use super::super::{Failure, ShaderArgs, TierArgs, note};
 use super::{Selection, entry};
 
 /// Print a kernel's joined WGSL or its translation
@@ -27,9 +27,6 @@ pub struct ShowArgs {
     /// Format of the weights, or of a KV cache: f16, f32 or q8_0
     #[arg(long)]
     format: Option<Format>,
-    /// Kernel variant: plain, f16, subgroup, coop or int8 [default: the first that there is]
-    #[arg(long)]
-    tier: Option<Tier>,
     /// A case whose label contains TEXT
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
@@ -38,6 +35,8 @@ pub struct ShowArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     shaders: ShaderArgs,
+    #[command(flatten)]
+    tier: TierArgs,
 }
 
 /// Runs the subcommand.
@@ -95,7 +94,7 @@ fn case(args: &ShowArgs) -> samara::Result<Case> {
 /// Returns the tier that was asked for, or the first that the kernel has a shader for.
 fn tier(args: &ShowArgs, kernel: &dyn Kernel) -> samara::Result<Tier> {
     let first = Tier::ALL.into_iter().find(|tier| kernel.runs_on(*tier)).unwrap_or(Tier::PLAIN);
-    match args.tier.unwrap_or(first) {
+    match args.tier.tier.unwrap_or(first) {
         tier if kernel.runs_on(tier) => Ok(tier),
         tier => Err(Error::Input(format!("--tier {tier}: kernel `{}` has no shader for it", args.name))),
     }
