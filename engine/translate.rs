@@ -234,7 +234,7 @@ fn capabilities(tier: Tier) -> Capabilities {
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SHADER_FLOAT16, tier.f16);
     capabilities.set(Capabilities::SUBGROUP, tier.subgroup);
-    capabilities.set(Capabilities::COOPERATIVE_MATRIX, tier.coop);
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, tier.coop.is_some());
     capabilities
 }
 

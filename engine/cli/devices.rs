@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use indicatif::BinaryBytes;
+use samara::kernels::MatrixShape;
 use samara::{Backend, gpu};
 
 use super::Failure;
@@ -27,7 +28,11 @@ pub fn run(args: DevicesArgs) -> Result<(), Failure> {
             Some((least, most)) => format!("subgroups of {least} to {most}"),
             None => "no subgroups".to_owned(),
         };
-        let matrix_units = if adapter.matrix_units { ", matrix units (tier coop)" } else { "" };
+        let matrix_units = match adapter.matrix_units {
+            Some(MatrixShape::Sixteen) => ", matrix units of 16 x 16 (tier coop)",
+            Some(MatrixShape::Eight) => ", matrix units of 8 x 8 (tier coop)",
+            None => "",
+        };
         let integer_dots = if adapter.integer_dots { ", integer products (tier int8)" } else { "" };
         writeln!(
             out,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::kernels::Tier;
+use crate::kernels::{MatrixShape, Tier};
 
 /// A graphics API that samara runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,8 +67,8 @@ pub struct AdapterSummary {
     pub software: bool,
     /// The kernel variants it runs: all that it offers but matrix units and integers, unless a tier was asked for.
     pub tier: Tier,
-    /// Whether it has matrix units that samara can use: the tier `coop`.
-    pub matrix_units: bool,
+    /// What its matrix units multiply, where samara can use them: the tier `coop`.
+    pub matrix_units: Option<MatrixShape>,
     /// Whether it multiplies packed 8-bit integers: the tier `int8`. Metal has no instruction for that.
     pub integer_dots: bool,
     /// Largest storage binding, in bytes; larger weights are split.
@@ -89,7 +89,7 @@ impl AdapterSummary {
         info: &wgpu::AdapterInfo,
         features: wgpu::Features,
         limits: &wgpu::Limits,
-        matrix_units: bool,
+        matrix_units: Option<MatrixShape>,
     ) -> Self {
         let kind = match info.device_type {
             wgpu::DeviceType::DiscreteGpu => "discrete GPU",
@@ -141,22 +141,34 @@ pub fn adapters(backend: Option<Backend>) -> Result<Vec<AdapterSummary>> {
 
 pub(super) fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
     let features = adapter.features();
-    let matrix_units = has_matrix_units(adapter, features);
-    AdapterSummary::new(index, &adapter.get_info(), features, &adapter.limits(), matrix_units)
+    let info = adapter.get_info();
+    let matrix_units =
+        matrix_shape(&adapter.cooperative_matrix_properties(), features, info.subgroup_min_size);
+    AdapterSummary::new(index, &info, features, &adapter.limits(), matrix_units)
 }
 
-/// Tells whether the adapter multiplies 16x16 tiles of f16 and sums in f32.
-fn has_matrix_units(adapter: &wgpu::Adapter, features: wgpu::Features) -> bool {
+/// Returns the largest of the matrices that kernels are written for among those that an adapter multiplies: of f16,
+/// summed in f32. None where it lacks a feature beside, or has other shapes and types alone.
+fn matrix_shape(
+    offered: &[wgpu::CooperativeMatrixProperties],
+    features: wgpu::Features,
+    least_subgroup: u32,
+) -> Option<MatrixShape> {
     use wgpu::CooperativeScalarType::{F16, F32};
     let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
         | wgpu::Features::SHADER_F16
         | wgpu::Features::SUBGROUP;
-    let fits = |p: &wgpu::CooperativeMatrixProperties| {
-        [p.m_size, p.n_size, p.k_size] == [16; 3] && p.ab_type == F16 && p.cr_type == F32
+    let has = |side: u32| {
+        let fits = |p: &wgpu::CooperativeMatrixProperties| {
+            [p.m_size, p.n_size, p.k_size] == [side; 3] && p.ab_type == F16 && p.cr_type == F32
+        };
+        features.contains(needed) && offered.iter().any(fits)
     };
-    // A smaller subgroup would be two in the workgroup of 32 that such kernels take for one.
-    let one_subgroup = adapter.get_info().subgroup_min_size >= 32;
-    features.contains(needed) && one_subgroup && adapter.cooperative_matrix_properties().iter().any(fits)
+    // The workgroup of 32 that measures matrices of 16 x 16 would be two smaller subgroups.
+    if has(16) && least_subgroup >= 32 {
+        return Some(MatrixShape::Sixteen);
+    }
+    has(8).then_some(MatrixShape::Eight)
 }
 
 /// Lists adapters, hardware before software; that there is none is an error.
@@ -214,7 +226,7 @@ mod tests {
     fn integer_products_are_offered_beside_subgroups_but_not_on_metal_and_never_unasked() {
         let summary = |backend, features| {
             let info = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, backend);
-            AdapterSummary::new(0, &info, features, &wgpu::Limits::default(), false)
+            AdapterSummary::new(0, &info, features, &wgpu::Limits::default(), None)
         };
         let both = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
         for backend in [wgpu::Backend::Vulkan, wgpu::Backend::Dx12] {
@@ -224,5 +236,51 @@ mod tests {
             assert!(!summary(backend, wgpu::Features::SHADER_F16).tiers().contains(&Tier::INT8));
         }
         assert_eq!(summary(wgpu::Backend::Metal, both).tiers(), [Tier::PLAIN, Tier::F16, Tier::SUBGROUP]);
+    }
+
+    #[test]
+    fn the_largest_matrices_of_f16_summed_in_f32_are_chosen_or_none() {
+        use wgpu::CooperativeScalarType::{F16, F32, I32};
+        let all = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP;
+        let of = |[m_size, n_size, k_size]: [u32; 3], ab_type, cr_type| wgpu::CooperativeMatrixProperties {
+            m_size,
+            n_size,
+            k_size,
+            ab_type,
+            cr_type,
+            saturating_accumulation: false,
+        };
+        let metal = [of([8; 3], F32, F32), of([8; 3], F16, F16), of([8; 3], F16, F32)];
+        let nvidia = [of([16; 3], F16, F16), of([16; 3], F16, F32), of([16, 8, 16], F16, F32)];
+        let intel = [of([8, 16, 16], F16, F32), of([8, 16, 16], F16, F16)];
+        let integers = [of([16; 3], I32, I32), of([16; 3], F16, F16), of([8; 3], F32, F32)];
+        assert_eq!(matrix_shape(&metal, all, 4), Some(MatrixShape::Eight));
+        assert_eq!(matrix_shape(&nvidia, all, 32), Some(MatrixShape::Sixteen));
+        assert_eq!(matrix_shape(&[nvidia, metal].concat(), all, 32), Some(MatrixShape::Sixteen));
+        assert_eq!(matrix_shape(&[nvidia, metal].concat(), all, 16), Some(MatrixShape::Eight));
+        for (offered, least) in [(&intel[..], 32), (&integers, 32), (&nvidia, 16), (&[], 32)] {
+            assert_eq!(matrix_shape(offered, all, least), None, "{offered:?}");
+        }
+        for missing in all.iter() {
+            assert_eq!(matrix_shape(&nvidia, all - missing, 32), None, "{missing:?}");
+        }
+    }
+
+    #[test]
+    fn matrix_units_are_never_used_unasked_and_have_the_shape_that_there_is() {
+        for (shape, tier, name) in
+            [(MatrixShape::Sixteen, Tier::COOP, "coop"), (MatrixShape::Eight, Tier::COOP_EIGHT, "coop-8x8")]
+        {
+            let info = wgpu::AdapterInfo::new(wgpu::DeviceType::DiscreteGpu, wgpu::Backend::Metal);
+            let features = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+            let adapter = AdapterSummary::new(0, &info, features, &wgpu::Limits::default(), Some(shape));
+            assert_eq!(adapter.tier, Tier::SUBGROUP);
+            assert_eq!(adapter.tiers(), [Tier::PLAIN, Tier::F16, Tier::SUBGROUP, tier]);
+            assert_eq!("coop".parse::<Tier>().unwrap().shaped_as(adapter.offered()), tier);
+            assert_eq!(name.parse::<Tier>().unwrap(), tier);
+        }
+        assert!(!Tier::COOP.shaped_as(Tier::SUBGROUP).within(Tier::SUBGROUP));
     }
 }

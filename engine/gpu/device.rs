@@ -88,7 +88,7 @@ impl Gpu {
     /// software.
     ///
     /// `SAMARA_TIER=plain|f16|subgroup` in the environment masks features above that tier; `coop` adds
-    /// matrix units, `int8` dot products of integers with activations rounded to 8 bits.
+    /// matrix units of whichever shape the adapter has, `int8` dot products of integers with activations rounded to 8 bits.
     ///
     /// # Errors
     /// When there is no such adapter, or it does not offer the tier that was asked for.
@@ -106,7 +106,7 @@ impl Gpu {
         let index = options.adapter.as_deref().map_or(Ok(0), |choice| choose(&found, choice))?;
         let adapter = &found[index];
         let mut summary = summary(index, adapter);
-        if let Some(tier) = options.tier {
+        if let Some(tier) = options.tier.map(|tier| tier.shaped_as(summary.offered())) {
             if !tier.within(summary.offered()) {
                 let tiers: Vec<String> = summary.tiers().iter().map(Tier::to_string).collect();
                 return Err(Error::Unsupported(format!(
@@ -120,7 +120,7 @@ impl Gpu {
         let mut required_features = wgpu::Features::empty();
         required_features.set(wgpu::Features::SHADER_F16, summary.tier.f16);
         required_features.set(wgpu::Features::SUBGROUP, summary.tier.subgroup);
-        required_features.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, summary.tier.coop);
+        required_features.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, summary.tier.coop.is_some());
         required_features |= adapter.features() & Clock::FEATURES;
         // Only how large a buffer may be is raised above WebGPU's defaults; kernels fit the defaults.
         let offered = adapter.limits();
@@ -131,7 +131,11 @@ impl Gpu {
             label: Some("samara"),
             required_features,
             required_limits,
-            experimental_features: if summary.tier.coop { experimental() } else { Default::default() },
+            experimental_features: if summary.tier.coop.is_some() {
+                experimental()
+            } else {
+                Default::default()
+            },
             // Weights are few and large: in blocks of their own size nothing is left over.
             memory_hints: wgpu::MemoryHints::Manual {
                 suballocated_device_memory_block_size: 4 << 20..8 << 20,
@@ -168,7 +172,7 @@ impl Gpu {
     /// is not among the errors that samara returns.
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let info = device.adapter_info();
-        let summary = AdapterSummary::new(0, &info, device.features(), &device.limits(), false);
+        let summary = AdapterSummary::new(0, &info, device.features(), &device.limits(), None);
         // What the environment asks for in vain is no reason to refuse a device.
         let tuning = Tuning::of_user(&summary).unwrap_or_default();
         Self::new(device, queue, summary, tuning, Faults::default())

@@ -223,7 +223,7 @@ mod tests {
             kind: "discrete GPU".to_owned(),
             software: false,
             tier: Tier::PLAIN,
-            matrix_units: false,
+            matrix_units: None,
             integer_dots: false,
             max_binding_bytes: 1 << 27,
             max_buffer_bytes: 1 << 28,

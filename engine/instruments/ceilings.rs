@@ -12,7 +12,7 @@ use crate::gpu::{Executor, Gpu};
 use crate::kernels::matrix_multiply_add::MatrixMultiplyAdd;
 use crate::kernels::multiply_add::MultiplyAdd;
 use crate::kernels::stream_copy::StreamCopy;
-use crate::kernels::{Case, CaseBuilder, Fill, Kernel, LIST, Tier};
+use crate::kernels::{Case, CaseBuilder, Fill, Kernel, LIST, MatrixShape, Tier};
 use crate::tensor::{DType, Tensors};
 
 /// Runs of which the best counts.
@@ -62,9 +62,9 @@ fn multiply_adds(gpu: &Gpu) -> Result<f64> {
     })
 }
 
-/// Measures matrix units on a device of its own: models run on them only where that was asked for.
+/// Measures matrix units of 16 x 16 on a device of its own: models run on them only where that was asked for.
 fn matrix(gpu: &Gpu) -> Result<Option<f64>> {
-    if !gpu.summary().matrix_units {
+    if gpu.summary().matrix_units != Some(MatrixShape::Sixteen) {
         return Ok(None);
     }
     let gpu = &gpu.at_tier(Tier::COOP)?;

@@ -5,7 +5,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment,
+    Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, MatrixShape, Memory,
+    Operand, Tier, dim, fragment,
 };
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -55,7 +56,7 @@ impl Kernel for MatrixMultiplyAdd {
     }
 
     fn runs_on(&self, tier: Tier) -> bool {
-        tier.coop
+        tier.coop == Some(MatrixShape::Sixteen)
     }
 
     fn source(&self, _tier: Tier) -> Vec<Fragment> {

@@ -89,6 +89,15 @@ pub struct Entry {
     pub cases: fn() -> Vec<Case>,
 }
 
+/// The square matrices that an adapter's matrix units multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MatrixShape {
+    /// 8 x 8, as on Metal.
+    Eight,
+    /// 16 x 16, as on Vulkan.
+    Sixteen,
+}
+
 /// What an adapter offers beyond plain WebGPU, as far as kernels care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tier {
@@ -96,33 +105,43 @@ pub struct Tier {
     pub f16: bool,
     /// Subgroup operations in compute shaders.
     pub subgroup: bool,
-    /// Matrix units through cooperative matrices: 16x16 tiles of f16, summed in f32.
-    pub coop: bool,
+    /// Matrix units through cooperative matrices of f16, summed in f32.
+    pub coop: Option<MatrixShape>,
     /// Dot products of packed 8-bit integers, for which products of a few tokens round activations to 8 bits.
     pub int8: bool,
 }
 
 impl Tier {
     /// WebGPU without optional features.
-    pub const PLAIN: Self = Self { f16: false, subgroup: false, coop: false, int8: false };
+    pub const PLAIN: Self = Self { f16: false, subgroup: false, coop: None, int8: false };
     /// With `f16` in shaders.
     pub const F16: Self = Self { f16: true, ..Self::PLAIN };
     /// With `f16` and subgroup operations.
     pub const SUBGROUP: Self = Self { subgroup: true, ..Self::F16 };
-    /// With `f16`, subgroup operations and cooperative matrices: used only where it is asked for.
-    pub const COOP: Self = Self { coop: true, ..Self::SUBGROUP };
+    /// With `f16`, subgroup operations and cooperative matrices of 16 x 16: used only where it is asked for,
+    /// because rounded factors change results beyond what sums in another order do, and no card has measured it.
+    pub const COOP: Self = Self { coop: Some(MatrixShape::Sixteen), ..Self::SUBGROUP };
+    /// The same with matrices of 8 x 8.
+    pub const COOP_EIGHT: Self = Self { coop: Some(MatrixShape::Eight), ..Self::SUBGROUP };
     /// With `f16`, subgroup operations and dot products of 8-bit integers: used only where it is asked for,
     /// because rounded activations change results beyond what sums in another order do.
     pub const INT8: Self = Self { int8: true, ..Self::SUBGROUP };
     /// The tiers that tests walk through.
-    pub const ALL: [Self; 5] = [Self::PLAIN, Self::F16, Self::SUBGROUP, Self::COOP, Self::INT8];
+    pub const ALL: [Self; 6] =
+        [Self::PLAIN, Self::F16, Self::SUBGROUP, Self::COOP, Self::COOP_EIGHT, Self::INT8];
 
     /// Tells whether an adapter that offers `offered` runs this tier.
     pub fn within(self, offered: Self) -> bool {
         (offered.f16 || !self.f16)
             && (offered.subgroup || !self.subgroup)
-            && (offered.coop || !self.coop)
+            && (self.coop.is_none() || self.coop == offered.coop)
             && (offered.int8 || !self.int8)
+    }
+
+    /// Returns the tier with the matrices that an adapter has, in place of those of another shape: who asks for
+    /// matrix units means whichever there are.
+    pub fn shaped_as(self, offered: Self) -> Self {
+        Self { coop: self.coop.map(|shape| offered.coop.unwrap_or(shape)), ..self }
     }
 
     /// Returns the reductions over a workgroup (`Invocation`, `reduce_add`, `reduce_max`): a barrier
@@ -145,7 +164,8 @@ impl Tier {
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match (self.f16, self.subgroup) {
-            _ if self.coop => "coop",
+            _ if self.coop == Some(MatrixShape::Sixteen) => "coop",
+            _ if self.coop == Some(MatrixShape::Eight) => "coop-8x8",
             _ if self.int8 => "int8",
             (false, false) => "plain",
             (true, false) => "f16",
@@ -162,7 +182,10 @@ impl FromStr for Tier {
         Self::ALL
             .into_iter()
             .find(|tier| tier.to_string() == name)
-            .ok_or_else(|| Error::Input(format!("tier `{name}` is none of plain, f16, subgroup, coop, int8")))
+            .ok_or_else(|| {
+                let names: Vec<String> = Self::ALL.iter().map(Self::to_string).collect();
+                Error::Input(format!("tier `{name}` is none of {}", names.join(", ")))
+            })
     }
 }
 
