@@ -42,13 +42,17 @@ fn tunables_are_overrides_that_can_be_chosen_and_only_from_their_list() {
         let kernel = &*case.kernel;
         for tunable in kernel.tunables() {
             assert!(tunable.values.contains(&tunable.default), "{} [{}]", kernel.name(), case.label);
-            let value = |choice| {
-                let overrides = kernel.dispatch(Tier::SUBGROUP, &choice).overrides;
-                overrides.iter().find(|(name, _)| *name == tunable.name).unwrap().1
+            let value_at = |tier, choice| {
+                let overrides = kernel.dispatch(tier, &choice).overrides;
+                overrides.into_iter().find(|(name, _)| *name == tunable.name).map(|(_, value)| value)
             };
+            // What only some variants have is tuned for those.
+            let has = |tier: &Tier| value_at(*tier, Choice::default()).is_some();
+            let tier = Some(Tier::SUBGROUP).filter(has).unwrap_or(Tier::COOP);
+            let value = |choice| value_at(tier, choice).unwrap();
             let choose = |value| [(tunable.name.to_owned(), value)].into_iter().collect::<Choice>();
             let defaults = || Choice::defaults(&kernel.tunables());
-            let choices = kernel.choices(Tier::SUBGROUP);
+            let choices = kernel.choices(tier);
             for &chosen in &tunable.values {
                 let runs = choices.contains(&choose(chosen).or(defaults()));
                 let expected = if runs { chosen } else { tunable.default };

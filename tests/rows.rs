@@ -100,7 +100,8 @@ fn a_row_is_the_same_alone_and_among_others() {
 /// The formats whose products round activations at tier `int8`.
 const ROUNDED: [Format; 2] = [Format::Q8_0, Format::Q4_0];
 
-/// NMSE of a case, which a bound on what rounding adds would hide.
+/// NMSE of a case, which a bound on what rounding adds would hide: of all rows together, as one whose gates are all far
+/// below zero has outputs that f32 does not hold.
 fn error(gpu: &Gpu, case: &Case) -> f64 {
     let mut memory = case.memory();
     case.kernel.reference(&mut memory);

@@ -224,7 +224,7 @@ fn a_row_is_the_same_in_every_tile_that_can_be_chosen() {
 
 #[test]
 fn tiles_that_do_not_fit_are_neither_offered_nor_taken() {
-    let kernel = random(("matmul", 4096, 1280), Format::Q8_0, 512).kernel;
+    let kernel = random(("matmul", 4096, 1280), Format::F32, 512).kernel;
     for choice in Choice::all(&kernel.tunables()) {
         let overrides = kernel.dispatch(Tier::PLAIN, &choice).overrides;
         let [groups, rows, step] = ["GROUPS", "ROWS", "STEP"]

@@ -73,6 +73,10 @@ impl Kernel for MatmulSwiglu {
         self.tiles.choices(tier)
     }
 
+    fn suited_to(&self, size: u32) -> Choice {
+        self.tiles.suited_to(size)
+    }
+
     fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch {
         let Tiles { tokens, rows, cols, .. } = self.tiles;
         let params = Params { cols: dim(cols), ffn_dim: dim(rows / 2), tokens: dim(tokens) };

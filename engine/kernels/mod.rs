@@ -107,7 +107,7 @@ pub struct Tier {
     pub subgroup: bool,
     /// Matrix units through cooperative matrices of f16, summed in f32.
     pub coop: Option<MatrixShape>,
-    /// Dot products of packed 8-bit integers, for which products of a few tokens round activations to 8 bits.
+    /// Dot products of packed 8-bit integers, for which products round activations to 8 bits.
     pub int8: bool,
 }
 
@@ -179,13 +179,10 @@ impl FromStr for Tier {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        Self::ALL
-            .into_iter()
-            .find(|tier| tier.to_string() == name)
-            .ok_or_else(|| {
-                let names: Vec<String> = Self::ALL.iter().map(Self::to_string).collect();
-                Error::Input(format!("tier `{name}` is none of {}", names.join(", ")))
-            })
+        Self::ALL.into_iter().find(|tier| tier.to_string() == name).ok_or_else(|| {
+            let names: Vec<String> = Self::ALL.iter().map(Self::to_string).collect();
+            Error::Input(format!("tier `{name}` is none of {}", names.join(", ")))
+        })
     }
 }
 
@@ -375,7 +372,7 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
     /// shape are tuned together.
     fn shape(&self) -> String;
 
-    /// Returns what may be tuned.
+    /// Returns what may be tuned, at one tier or another.
     fn tunables(&self) -> Vec<Tunable> {
         Vec::new()
     }
@@ -418,6 +415,19 @@ pub fn weight_fragment(format: Format) -> Fragment {
         Format::Bf16 => fragment!("quant/bf16.wgsl"),
         Format::Q8_0 => fragment!("quant/q8_0.wgsl"),
         Format::Q4_0 => fragment!("quant/q4_0.wgsl"),
+    }
+}
+
+/// Returns the fragment that reads the same weights as integers, a block of 32 and its scale at a time (`Piece`,
+/// `piece(row, block, cols)`), and packs values of x in their order (`packed`).
+///
+/// # Panics
+/// When the format has no integers.
+fn integers_fragment(format: Format) -> Fragment {
+    match format {
+        Format::Q8_0 => fragment!("quant/q8_0_int8.wgsl"),
+        Format::Q4_0 => fragment!("quant/q4_0_int8.wgsl"),
+        Format::F32 | Format::F16 | Format::Bf16 => panic!("{format} has no integers"),
     }
 }
 

@@ -101,6 +101,10 @@ impl Kernel for NormMatmul {
         self.tiles.choices(tier)
     }
 
+    fn suited_to(&self, size: u32) -> Choice {
+        self.tiles.suited_to(size)
+    }
+
     fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch {
         let Tiles { tokens, rows, cols, .. } = self.tiles;
         let params = Params {

@@ -4,7 +4,7 @@
 //! token must not depend on how many others there are: so nothing that is tuned, and no default, follows from their
 //! number.
 
-use super::{Choice, Cost, Fragment, Tier, Tunable, dim, fragment, grid, weight_fragment};
+use super::{Choice, Cost, Fragment, Tier, Tunable, dim, fragment, grid, integers_fragment, weight_fragment};
 use crate::quant::Format;
 use crate::tensor::{TensorId, Tensors};
 
@@ -94,11 +94,8 @@ impl Product {
     /// Returns the fragments of a kernel: its own, and what all of these kernels share.
     pub fn source(&self, tier: Tier, own: [Fragment; 2]) -> Vec<Fragment> {
         let [products, weight] = match self.format {
-            Format::Q8_0 if tier.int8 => {
-                [fragment!("lib/products_int8.wgsl"), fragment!("quant/q8_0_int8.wgsl")]
-            }
-            Format::Q4_0 if tier.int8 => {
-                [fragment!("lib/products_int8.wgsl"), fragment!("quant/q4_0_int8.wgsl")]
+            Format::Q8_0 | Format::Q4_0 if tier.int8 => {
+                [fragment!("lib/products_int8.wgsl"), integers_fragment(self.format)]
             }
             format => [fragment!("lib/products_f32.wgsl"), weight_fragment(format)],
         };

@@ -3,7 +3,9 @@
 //! A workgroup computes a tile of tokens x rows of the weight. How large it is decides how fast a call is and not
 //! one bit of what it computes: a row of activations has the same products whatever stands beside it.
 
-use super::{Choice, Cost, Fragment, Tier, Tunable, dim, fragment, weight_fragment};
+use super::{
+    Choice, Cost, Fragment, MatrixShape, Tier, Tunable, dim, fragment, integers_fragment, weight_fragment,
+};
 use crate::quant::Format;
 use crate::tensor::{TensorId, Tensors};
 
@@ -13,6 +15,15 @@ const MEMORY: u32 = 16 << 10;
 /// Workgroups that occupy a large GPU: tiles are no larger than leaves as many, where there are.
 const OCCUPIED: usize = 256;
 
+/// What rounding activations to 8 bits adds at most to the expected NMSE of products at tier `int8`: as rows do,
+/// see there.
+const INT8_ERROR: f64 = 2e-4;
+
+/// What rounding a factor to the 11 bits of f16 adds at most to the NMSE of products at tier `coop`. A value may be
+/// off by 2^-10 of itself, because devices need not round to the nearest; where all are off alike, so are sums.
+/// To the nearest, uniform values have 5e-8.
+const F16_ERROR: f64 = 9.6e-7;
+
 /// The sizes of a product `[T, K] x [rows, K]`.
 #[derive(Clone, Debug)]
 pub(super) struct Tiles {
@@ -20,6 +31,17 @@ pub(super) struct Tiles {
     pub tokens: usize,
     pub rows: usize,
     pub cols: usize,
+}
+
+/// How a tile is computed: `lib/tile_<way>.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Multiply-adds of f32.
+    F32,
+    /// Dot products of 8-bit integers.
+    Int8,
+    /// Matrix units.
+    Coop(MatrixShape),
 }
 
 /// The sizes of a tile.
@@ -31,6 +53,8 @@ struct Tile {
     rows: u32,
     /// Columns that are staged at once.
     step: u32,
+    /// Invocations of a workgroup.
+    wg: u32,
 }
 
 impl Tile {
@@ -63,15 +87,35 @@ impl Tiles {
         format!("T {}, 2 x {} x {}, {}", self.tokens, self.rows / 2, self.cols, self.format)
     }
 
-    /// Returns what may be tuned: the groups of 8 tokens and the rows of a tile, and the columns staged at once.
+    /// Returns the way at a tier: with matrix units where weights lie within f16's range, and are rounded anyhow or
+    /// not at all.
+    fn way(&self, tier: Tier) -> Way {
+        match (self.format, tier.coop) {
+            (Format::Q8_0 | Format::Q4_0, _) if tier.int8 => Way::Int8,
+            (Format::Q8_0 | Format::Q4_0 | Format::F16, Some(shape)) => Way::Coop(shape),
+            _ => Way::F32,
+        }
+    }
+
+    /// Returns what may be tuned: the groups of 8 tokens and the rows of a tile; the columns staged at once, in f32;
+    /// and the invocations, where subgroups multiply matrices.
     pub fn tunables(&self) -> Vec<Tunable> {
-        let Tile { groups, rows, step } = self.default_tile();
+        let Tile { groups, rows, step, wg } = self.default_tile();
         let steps = if self.cols.is_multiple_of(64) { vec![32, 64] } else { vec![32] };
-        vec![
+        let mut tunables = vec![
             Tunable { name: "GROUPS", default: groups, values: vec![1, 2, 3, 4, 8] },
             Tunable { name: "ROWS", default: rows, values: vec![32, 64] },
             Tunable { name: "STEP", default: step, values: steps },
-        ]
+        ];
+        if self.way(Tier::COOP) != Way::F32 {
+            tunables.push(Tunable { name: "WG", default: wg, values: vec![128, 256] });
+        }
+        tunables
+    }
+
+    /// Returns workgroups of four subgroups, one for each block of 32 tokens x 32 rows of a tile of 64 x 64.
+    pub fn suited_to(&self, size: u32) -> Choice {
+        (size == 64).then(|| ("WG".to_owned(), 256)).into_iter().collect()
     }
 
     /// Returns the largest tile that leaves workgroups enough, of no more groups than there are.
@@ -81,7 +125,7 @@ impl Tiles {
         let most = if groups > 4 { 8 } else { few };
         let leaves = |&(groups, rows): &(u32, u32)| self.groups_of(groups, rows) >= OCCUPIED;
         let (groups, rows) = [(most, 64), (most, 32)].into_iter().find(leaves).unwrap_or((few, 32));
-        Tile { groups, rows, step: 32 }
+        Tile { groups, rows, step: 32, wg: 128 }
     }
 
     /// The workgroups that tiles of so many groups and rows take.
@@ -89,31 +133,64 @@ impl Tiles {
         self.tokens.div_ceil(8 * groups as usize) * self.rows.div_ceil(rows as usize)
     }
 
-    /// The tile as chosen, with as many columns at once as fit.
-    fn tile(&self, choice: &Choice) -> Tile {
+    /// The tile as chosen.
+    fn chosen(&self, choice: &Choice) -> Tile {
         let tunables = self.tunables();
         let [groups, rows, step] = [0, 1, 2].map(|n| choice.of(&tunables[n]));
-        let tile = Tile { groups, rows, step };
-        if tile.fits() { tile } else { Tile { step: 32, ..tile } }
+        let wg = tunables.get(3).map_or(self.default_tile().wg, |tunable| choice.of(tunable));
+        Tile { groups, rows, step, wg }
     }
 
-    /// Returns every choice of a tile that workgroup memory holds.
-    pub fn choices(&self, _tier: Tier) -> Vec<Choice> {
-        let tunables = self.tunables();
-        let as_chosen = |choice: &Choice| choice.of(&tunables[2]) == self.tile(choice).step;
-        Choice::all(&tunables).into_iter().filter(as_chosen).collect()
+    /// The same, of what its way knows: with as many columns at once as fit in f32, and 32 or 64 tokens
+    /// on matrix units.
+    fn tile(&self, tier: Tier, choice: &Choice) -> Tile {
+        let Tile { step, wg, .. } = self.default_tile();
+        let tile = self.chosen(choice);
+        match self.way(tier) {
+            Way::F32 if tile.fits() => Tile { wg, ..tile },
+            Way::F32 | Way::Int8 => Tile { step, wg, ..tile },
+            Way::Coop(_) => Tile { groups: if tile.groups > 4 { 8 } else { 4 }, step, ..tile },
+        }
+    }
+
+    /// Returns every choice of a tile that a tier computes as chosen, and what is computed for the default groups.
+    pub fn choices(&self, tier: Tier) -> Vec<Choice> {
+        let default = self.default_tile().groups;
+        let as_chosen = |choice: &Choice| {
+            let (chosen, tile) = (self.chosen(choice), self.tile(tier, choice));
+            chosen == tile || chosen == Tile { groups: default, ..tile }
+        };
+        Choice::all(&self.tunables()).into_iter().filter(as_chosen).collect()
     }
 
     /// Returns the fragments of a kernel: its own, how it reads x (`lib/tile_plain.wgsl` or
     /// `lib/tile_normed.wgsl`), and what all of these kernels share.
-    pub fn source(&self, _tier: Tier, own: [Fragment; 2]) -> Vec<Fragment> {
-        let [kernel, reading] = own;
-        vec![kernel, fragment!("lib/tile_f32.wgsl"), reading, weight_fragment(self.format)]
+    pub fn source(&self, tier: Tier, own: [Fragment; 2]) -> Vec<Fragment> {
+        let shared = match self.way(tier) {
+            Way::F32 => vec![fragment!("lib/tile_f32.wgsl"), weight_fragment(self.format)],
+            Way::Int8 => vec![fragment!("lib/tile_int8.wgsl"), integers_fragment(self.format)],
+            Way::Coop(shape) => {
+                let [block, matrices] = match shape {
+                    MatrixShape::Sixteen => [fragment!("lib/block_16.wgsl"), fragment!("lib/coop_16.wgsl")],
+                    MatrixShape::Eight => [fragment!("lib/block_8.wgsl"), fragment!("lib/coop_8.wgsl")],
+                };
+                vec![fragment!("lib/tile_coop.wgsl"), block, matrices, weight_fragment(self.format)]
+            }
+        };
+        own.into_iter().chain(shared).collect()
     }
 
-    /// Returns what the tier's rounding of activations adds to the error of a product.
-    pub fn rounding(&self, _tier: Tier) -> f64 {
-        0.0
+    /// Returns what the tier's rounding of activations, and of weights to f16, adds to the error of a product.
+    pub fn rounding(&self, tier: Tier) -> f64 {
+        // A few products do not average out what cancels in one.
+        let few = if self.tokens * self.rows < 8 { 16.0 } else { 1.0 };
+        match (self.way(tier), self.format) {
+            (Way::F32, _) => 0.0,
+            (Way::Int8, _) => few * INT8_ERROR,
+            (Way::Coop(_), Format::F16) => few * F16_ERROR,
+            // Two factors are off: twice as far.
+            (Way::Coop(_), _) => few * 4.0 * F16_ERROR,
+        }
     }
 
     /// Returns the same for a gate times an up product: the errors of both.
@@ -122,15 +199,21 @@ impl Tiles {
     }
 
     /// Returns the values of the shader's `override` declarations.
-    pub fn overrides(&self, _tier: Tier, choice: &Choice) -> Vec<(&'static str, f64)> {
-        let Tile { groups, rows, step } = self.tile(choice);
-        vec![("GROUPS", f64::from(groups)), ("ROWS", f64::from(rows)), ("STEP", f64::from(step))]
+    pub fn overrides(&self, tier: Tier, choice: &Choice) -> Vec<(&'static str, f64)> {
+        let Tile { groups, rows, step, wg } = self.tile(tier, choice);
+        let own = match self.way(tier) {
+            Way::F32 => Some(("STEP", step)),
+            Way::Int8 => None,
+            Way::Coop(_) => Some(("WG", wg)),
+        };
+        let both = [("GROUPS", groups), ("ROWS", rows)];
+        both.into_iter().chain(own).map(|(name, value)| (name, f64::from(value))).collect()
     }
 
     /// Returns the grid: tiles of tokens side by side, for all tiles of rows. Gate and up rows share tiles, so a
     /// weight of both takes as many as any other.
-    pub fn grid(&self, _tier: Tier, choice: &Choice) -> [u32; 3] {
-        let Tile { groups, rows, .. } = self.tile(choice);
+    pub fn grid(&self, tier: Tier, choice: &Choice) -> [u32; 3] {
+        let Tile { groups, rows, .. } = self.tile(tier, choice);
         let tokens = self.tokens.div_ceil(8 * groups as usize);
         [dim(tokens), dim(self.rows.div_ceil(rows as usize)), 1]
     }

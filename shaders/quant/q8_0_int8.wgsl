@@ -1,4 +1,5 @@
-// q8_0 weights as integers, for lib/products_int8.wgsl: the stored words as they are. q8_0.wgsl has the layout.
+// q8_0 weights as integers, for lib/products_int8.wgsl and lib/tile_int8.wgsl: the stored words as they are.
+// q8_0.wgsl has the layout.
 
 @group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 16]
 @group(1) @binding(1) var<storage, read> scales: array<u32>; // [rows, ceil(cols / 64)]

@@ -39,6 +39,7 @@ pub fn gpu() -> Option<Gpu> {
 /// Opens the default adapter at a tier, or says that it does not run it.
 pub fn gpu_at(tier: Tier) -> Option<Gpu> {
     let gpu = gpu()?;
+    let tier = tier.shaped_as(gpu.summary().offered());
     if !tier.within(gpu.summary().offered()) {
         eprintln!("skipped: `{}` does not run tier {tier}", gpu.summary().name);
         return None;

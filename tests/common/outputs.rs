@@ -1,6 +1,7 @@
-//! The bits that a case leaves, with values of its tunables as chosen.
+//! The bits that a case leaves, with values of its tunables as chosen, and how far they are off.
 
 use samara::gpu::{Bindings, BufferRange, Executor, Gpu, Tuned, Tuning, pack_values};
+use samara::instruments::check::nmse;
 use samara::kernels::{Case, Choice, Kernel};
 use samara::tensor::TensorId;
 
@@ -38,4 +39,17 @@ pub fn run(gpu: &Gpu, case: &Case) -> Vec<Vec<u8>> {
     let out = case.outputs()[0];
     let bytes = gpu.read(&buffers.ranges(out)[0]).unwrap();
     bytes.chunks(4 * case.tensors[out].shape.last()).map(<[u8]>::to_vec).collect()
+}
+
+/// Runs a case and returns the NMSE of each row of its first output.
+pub fn errors(gpu: &Gpu, case: &Case) -> Vec<f64> {
+    let mut memory = case.memory();
+    case.kernel.reference(&mut memory);
+    let out = case.outputs()[0];
+    let rows = run(gpu, case);
+    let expected = memory.read(out).chunks(case.tensors[out].shape.last());
+    let values = |row: &Vec<u8>| {
+        row.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect::<Vec<f64>>()
+    };
+    rows.iter().map(values).zip(expected).map(|(found, expected)| nmse(&found, expected)).collect()
 }

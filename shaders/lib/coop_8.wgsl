@@ -1,0 +1,34 @@
+// Matrices of 8 x 8 for lib/block_8.wgsl: wgpu's cooperative matrices, f16 factors and f32 sums, as Metal has them.
+// The T of a load or a store is naga's word for row-major (in MSL, a simdgroup_load that does not transpose): the
+// element of row r and column c at `r * stride + c`. Without it matrices are column-major, at `c * stride + r`.
+// coop_16.wgsl has the same names.
+
+enable wgpu_cooperative_matrix;
+
+alias MatrixX = coop_mat8x8<f16, A>; // tokens x columns
+alias MatrixW = coop_mat8x8<f16, B>; // columns x rows of the weight
+alias MatrixSum = coop_mat8x8<f32, C>; // tokens x rows of the weight
+
+// x_tile is [tokens, PITCH]: row-major.
+fn load_x(at: u32) -> MatrixX {
+    return coopLoadT<coop_mat8x8<f16, A>>(&x_tile[at], PITCH);
+}
+
+// w_tile is [rows, PITCH] and the matrix its transpose: column-major.
+fn load_w(at: u32) -> MatrixW {
+    return coopLoad<coop_mat8x8<f16, B>>(&w_tile[at], PITCH);
+}
+
+fn multiply_add(x: MatrixX, w: MatrixW, sum: MatrixSum) -> MatrixSum {
+    return coopMultiplyAdd(x, w, sum);
+}
+
+// sums is [tokens, SUMS_PITCH]: row-major.
+fn store_sums(sum: MatrixSum, at: u32) {
+    coopStoreT(sum, &sums[at], SUMS_PITCH);
+}
+
+// The subgroup of an invocation.
+fn team_of(i: u32, subgroup: u32, subgroups: u32) -> Team {
+    return Team(subgroup, subgroups);
+}

@@ -1,0 +1,199 @@
+// The product of a tile of tokens with a tile of rows of the weight on matrix units, for the tier coop: factors in f16,
+// sums in f32. tile_f32.wgsl says what the including kernel defines, and what it may be told of x.
+// A workgroup stages STEP columns of both factors as f16, a weight dequantized once for the tile. Its subgroups
+// take the blocks of 32 tokens x 32 rows of the tile, one each: lib/block_*.wgsl has a block as matrices of 16 x 16
+// or 8 x 8, whose built-ins stand in lib/coop_*.wgsl and nowhere else. Where there are fewer subgroups than blocks
+// the columns are walked again for the rest; where there are more, those left over only help to stage. So any
+// size of subgroups is right, and a tile of 64 x 64 suits 4: 128 invocations with subgroups of 32, 256 with 64.
+// A block loads 4 matrices of 16 x 16 for 4 products. x_tile is row-major, tokens x columns. w_tile is too, rows x
+// columns: so as the right factor, columns x rows, it is column-major.
+// f16 has 11 bits and ends at 65504. Weights of q8_0, q4_0 and f16 lie far within, and are held there; those in f32
+// and bf16 keep the tiles of tile_f32.wgsl. Activations may be any: the largest of each token is found while it
+// is staged, and when one token's is beyond [LEAST, MOST] the tile is computed again, with each such token times a
+// power of two that is divided out of its sums. So nothing overflows or vanishes, and what is usual costs nothing.
+// Tokens and rows past the end repeat the last one. No card has measured this yet: the tier is used where it is
+// asked for.
+
+enable f16;
+
+override GROUPS: u32 = 8; // groups of 8 tokens in a tile: 4 or 8
+override ROWS: u32 = 64; // of the weight in a tile: 32 or 64
+override WG: u32 = 128; // invocations: 128 or 256
+
+override TOKENS: u32 = 8u * GROUPS;
+override BLOCKS: u32 = TOKENS / 32u * (ROWS / 32u); // 1, 2 or 4
+
+const STEP = 32u; // columns that are staged at once
+const PITCH = 40u; // from one staged row to the next: whole 16 bytes, as matrix units load, that skew the banks
+const SUMS_PITCH = 36u; // the same of a row of 32 sums
+const BAND = 576u; // 16 rows of sums: half a block
+const MOST = 65504.0; // the largest f16
+const LEAST = 0x1p-10; // of a token's largest value: half a step below f16's normal range is 2^-15 of it
+
+// The f16 come first, at addresses of 16 bytes. Both are written by all and read by all.
+var<workgroup> x_tile: array<f16, TOKENS * PITCH>; // [TOKENS, PITCH]
+var<workgroup> w_tile: array<f16, ROWS * PITCH>; // [ROWS, PITCH]
+// Half of two blocks, written by their subgroups and read by all; before, what each invocation found in x.
+var<workgroup> sums: array<f32, min(BLOCKS, 2u) * BAND>; // [2, 16, SUMS_PITCH]
+var<workgroup> factors: array<f32, TOKENS>; // of x while it is staged; as the next by one invocation, read by all
+var<workgroup> results: array<f32, TOKENS>; // of the sums
+var<workgroup> outside: atomic<u32>; // whether some token is beyond f16
+var<workgroup> again: u32; // the same, once all have said
+
+// A subgroup, as far as the tile goes.
+struct Team {
+    number: u32,
+    count: u32,
+}
+
+fn stage_weights(tile: u32, step: u32, i: u32) {
+    for (var n = i; n < ROWS * 2u; n += WG) {
+        let w = weight16(weight_row(tile, n / 2u), step * 2u + n % 2u, params.cols);
+        let at = n / 2u * PITCH + n % 2u * 16u;
+        put_weights(at, w.a);
+        put_weights(at + 4u, w.b);
+        put_weights(at + 8u, w.c);
+        put_weights(at + 12u, w.d);
+    }
+}
+
+fn put_weights(at: u32, values: vec4<f32>) {
+    let v = vec4<f16>(clamp(values, vec4<f32>(-MOST), vec4<f32>(MOST)));
+    w_tile[at] = v.x;
+    w_tile[at + 1u] = v.y;
+    w_tile[at + 2u] = v.z;
+    w_tile[at + 3u] = v.w;
+}
+
+// What an invocation found in its share of each of the tokens that it stages, of which it has four at most.
+struct Found {
+    tops: vec4<f32>,
+    squares: vec4<f32>,
+}
+
+// Invocation i stages vector i % 8 of the tokens i / 8, i / 8 + WG / 8, ...
+fn stage_tokens(first: u32, step: u32, i: u32, found: Found) -> Found {
+    var now = found;
+    let vector = step * 8u + i % 8u;
+    let gain = gains(vector);
+    for (var a = 0u; a < TOKENS * 8u / WG; a++) {
+        let t = i / 8u + a * (WG / 8u);
+        let x4 = x[x_row(first + t) * (params.cols / 4u) + vector];
+        let scaled = x4 * gain;
+        let size = abs(scaled);
+        now.tops[a] = max(now.tops[a], max(max(size.x, size.y), max(size.z, size.w)));
+        now.squares[a] = add_squares(x4, now.squares[a]);
+        let v = vec4<f16>(scaled * factors[t]);
+        let at = t * PITCH + i % 8u * 4u;
+        x_tile[at] = v.x;
+        x_tile[at + 1u] = v.y;
+        x_tile[at + 2u] = v.z;
+        x_tile[at + 3u] = v.w;
+    }
+    return now;
+}
+
+// The power of two that brings a token whose largest value is `top` to 2^13.
+fn factor_of(top: f32) -> f32 {
+    if top == 0.0 || (top >= LEAST && top <= MOST) {
+        return 1.0;
+    }
+    let exponent = i32(bitcast<u32>(top) >> 23u) - 127;
+    return ldexp(1.0, clamp(13 - exponent, -115, 115));
+}
+
+// Adds up what all found of each token, and decides on its factors.
+fn settle(found: Found, i: u32) {
+    for (var a = 0u; a < TOKENS * 8u / WG; a++) {
+        let at = (i / 8u + a * (WG / 8u)) * 8u + i % 8u;
+        sums[at] = found.tops[a];
+        sums[TOKENS * 8u + at] = found.squares[a];
+    }
+    workgroupBarrier();
+    if i < TOKENS {
+        var top = 0.0;
+        var squares = 0.0;
+        for (var n = 0u; n < 8u; n++) {
+            top = max(top, sums[i * 8u + n]);
+            squares += sums[(TOKENS + i) * 8u + n];
+        }
+        let factor = factor_of(top);
+        factors[i] = factor;
+        results[i] = row_scales(vec4<f32>(squares)).x / factor;
+        if factor != 1.0 {
+            atomicOr(&outside, 1u);
+        }
+    }
+    workgroupBarrier();
+    if i == 0u {
+        again = atomicLoad(&outside);
+    }
+}
+
+// Hands the sums of one half of the tokens of two blocks to the kernel, as far as they are among done .. end.
+fn finish(first: u32, tile: u32, half: u32, done: u32, end: u32, i: u32) {
+    for (var n = i; n < min(BLOCKS, 2u) * 128u; n += WG) {
+        let block = half / 2u * 2u + n / 128u;
+        if block >= done && block < end {
+            let token = block / (ROWS / 32u) * 32u + half % 2u * 16u + n / 8u % 16u;
+            let at = n / 128u * BAND + n / 8u % 16u * SUMS_PITCH + n % 8u;
+            let four = vec4<f32>(sums[at], sums[at + 8u], sums[at + 16u], sums[at + 24u]);
+            store(first + token, tile, block % (ROWS / 32u) * 32u + n % 8u, four * results[token]);
+        }
+    }
+}
+
+// naga calls the branch in which a subgroup stores its matrices divergent: it is, but between subgroups alone.
+@diagnostic(off, derivative_uniformity)
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) i: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+) {
+    let first = group.x * TOKENS;
+    let tile = group.y;
+    let team = team_of(i, subgroup, subgroups);
+    if i < TOKENS {
+        factors[i] = 1.0;
+    }
+    if i == 0u {
+        atomicStore(&outside, 0u);
+    }
+    workgroupBarrier();
+    var settled = false;
+    for (var done = 0u; done < BLOCKS; ) {
+        let block = done + team.number;
+        // Subgroups that are left over repeat the last block.
+        let mine = min(block, BLOCKS - 1u);
+        let x_at = mine / (ROWS / 32u) * 32u * PITCH;
+        let w_at = mine % (ROWS / 32u) * 32u * PITCH;
+        var found = Found();
+        var products = Block();
+        for (var step = 0u; step < params.cols / STEP; step++) {
+            stage_weights(tile, step, i);
+            found = stage_tokens(first, step, i, found);
+            workgroupBarrier();
+            products = block_add(products, x_at, w_at);
+            workgroupBarrier();
+        }
+        if !settled {
+            settled = true;
+            settle(found, i);
+            if workgroupUniformLoad(&again) != 0u {
+                continue;
+            }
+        }
+        let end = min(done + team.count, BLOCKS);
+        for (var half = done / 2u * 2u; half < (end + 1u) / 2u * 2u; half++) {
+            if block / 2u == half / 2u && block < BLOCKS {
+                block_store(products, half % 2u, block % 2u * BAND);
+            }
+            workgroupBarrier();
+            finish(first, tile, half, done, end, i);
+            workgroupBarrier();
+        }
+        done = end;
+    }
+}
