@@ -6,15 +6,18 @@
 // Invocation (c, b) scores keys c and c + COLS for the 4 rows of block b, then owns vector c of their
 // output. K is staged in slices of SLICE vectors, decoded once, in padded rows free of bank conflicts;
 // a load of q serves 2 dot products and one of k 4. V needs no staging: its loads are coalesced as is.
-// ROWS, KEYS and COLS balance so that 64 invocations hold 512 scores at any Dh, in at most 16 KiB.
+// ROWS, KEYS and COLS balance so that an invocation holds 8 scores at any Dh, in at most 16 KiB. Fewer rows load keys
+// for fewer, but leave memory for more workgroups; a longer slice saves 2 barriers.
+// No variant on matrix units: of the operations of a prefill of 512 tokens of the 270M 1 in 28 is here, and no card
+// was at hand to show that it pays.
 // f32 throughout; the running maximum keeps every exponent <= 0. Maxima are read from workgroup
 // memory, one barrier for all 4 rows; subgroup reductions would serve one row at a time.
 // Measured with lavapipe only (software, 2 cores): 8.8 ms for T 128, H 20, Hkv 5, Dh 64, an f16 cache.
 
 const LOWEST: f32 = -3e38; // below every score; a difference of two never overflows to NaN
-const SLICE: u32 = 8; // vectors of a key staged at a time
-const WG: u32 = 64;
 
+override WG: u32 = 64; // invocations: 32 or 64
+override SLICE: u32 = 8; // vectors of a key staged at a time: 8, or 16 at Dh 64
 override COLS: u32 = 16; // Dh / 4
 override ROWS: u32 = 16; // 4 * WG / COLS
 override KEYS: u32 = 32; // 2 * COLS

@@ -3,8 +3,9 @@
 
 mod common;
 
-use samara::instruments::check::check_cases;
-use samara::kernels::{Choice, LIST, Tier};
+use common::outputs::tune;
+use samara::instruments::check::{check, check_cases};
+use samara::kernels::{Case, Choice, LIST, Tier};
 
 #[test]
 fn every_case_of_every_kernel_matches_its_reference() {
@@ -19,6 +20,22 @@ fn every_case_of_every_kernel_matches_its_reference() {
     }
     eprintln!("{ran} cases ran");
     assert!(failures.is_empty(), "{} of {ran} cases failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn attention_is_right_in_every_tile() {
+    let Some(mut gpu) = common::gpu() else { return };
+    let entry = LIST.iter().find(|entry| entry.name == "attention").unwrap();
+    let chunk = |case: &Case| case.label.contains("fills the cache") && case.label.ends_with(", f16");
+    let mut ran = 0;
+    for case in (entry.cases)().into_iter().filter(chunk) {
+        for choice in case.kernel.choices(gpu.tier()) {
+            tune(&mut gpu, &*case.kernel, &choice);
+            assert_eq!(check(&gpu, &case).unwrap(), None, "{} {choice}", case.label);
+            ran += 1;
+        }
+    }
+    assert_eq!(ran, 2 + 4 + 2, "head_dim 32, 64 and 128");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::cache::Cache;
-use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, dim, fragment};
+use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Attention of `T` tokens over the KV cache.
@@ -45,12 +45,6 @@ struct Params {
 
 const _: () = assert!(size_of::<Params>() == 32);
 
-/// Invocations of a workgroup, of which each has 4 query rows: `WG` of the shader.
-const WG: usize = 64;
-
-/// Vectors of a key that are staged at a time: `SLICE` of the shader.
-const SLICE: usize = 8;
-
 impl Attention {
     /// Returns the attention of `q` over the cache into `out`.
     ///
@@ -77,10 +71,13 @@ impl Attention {
         Self { q, k_cache, v_cache, position, out, query_heads, tokens, stride, cache }
     }
 
-    /// Vectors in a head and query rows in a tile.
-    fn tile(&self) -> [usize; 2] {
+    /// Vectors in a head, invocations of a workgroup, of which each has 4 query rows of one vector, query rows in a
+    /// tile, and vectors of a key that are staged at a time.
+    fn tile(&self, choice: &Choice) -> [usize; 4] {
+        let tunables = self.tunables();
+        let [wg, slice] = [0, 1].map(|n| choice.of(&tunables[n]) as usize);
         let cols = self.cache.head_dim / 4;
-        [cols, 4 * WG / cols]
+        [cols, wg, 4 * wg / cols, slice]
     }
 }
 
@@ -107,8 +104,17 @@ impl Kernel for Attention {
         format!("T {}, H {}, {}", self.tokens, self.query_heads, self.cache)
     }
 
-    fn dispatch(&self, _tier: Tier, _choice: &Choice) -> Dispatch {
-        let [cols, rows] = self.tile();
+    fn tunables(&self) -> Vec<Tunable> {
+        // Slices are whole, and at Dh 128 no longer ones fit.
+        let slices = if self.cache.head_dim == 64 { vec![8, 16] } else { vec![8] };
+        vec![
+            Tunable { name: "WG", default: 64, values: vec![32, 64] },
+            Tunable { name: "SLICE", default: 8, values: slices },
+        ]
+    }
+
+    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
+        let [cols, wg, rows, slice] = self.tile(choice);
         let tiles = (self.tokens * self.query_heads / self.cache.kv_heads).div_ceil(rows);
         let params = Params {
             tokens: dim(self.tokens),
@@ -117,12 +123,18 @@ impl Kernel for Attention {
             capacity: dim(self.cache.capacity),
             stride: dim(self.stride / 4),
             last_tile: dim(tiles - 1),
-            slices: dim(cols / SLICE),
+            slices: dim(cols / slice),
             scale: std::f32::consts::LOG2_E / (self.cache.head_dim as f32).sqrt(),
         };
         Dispatch {
             overrides: vec![
-("COLS", cols as f64), ("ROWS", rows as f64), ("KEYS", 2.0 * cols as f64), self.cache.stride()],
+                ("WG", wg as f64),
+                ("SLICE", slice as f64),
+                ("COLS", cols as f64),
+                ("ROWS", rows as f64),
+                ("KEYS", 2.0 * cols as f64),
+                self.cache.stride(),
+            ],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [dim(tiles), dim(self.cache.kv_heads), 1],
         }
@@ -184,6 +196,18 @@ pub fn cases() -> Vec<Case> {
         }
         push("prefill", [128, 0, 128], [20, 5, 64], dtype == DType::F16);
         push("one token", [1, 99, 128], [20, 5, 64], false);
+        for tokens in [2, 3, 7, 16, 17, 64, 127, 512] {
+            // Long ones take a software adapter their time: caches of f32 are the same code.
+            if dtype == DType::F32 && tokens > 64 {
+                continue;
+            }
+            for head_dim in [64, 128] {
+                push("group of four behind a cache", [tokens, 45, tokens + 50], [4, 1, head_dim], false);
+                if tokens <= 64 {
+                    push("groups of four", [tokens, 0, tokens], [8, 2, head_dim], false);
+                }
+            }
+        }
         for heads in [[2, 1, 32], [4, 2, 32], [6, 3, 32]] {
             push("fable", [19, 0, 64], heads, false);
         }
