@@ -55,6 +55,7 @@ kernels! {
     attention_merge
     embed
     kv_write
+    log_likelihood
     matmul
     matmul_add
     matmul_swiglu
