@@ -1,6 +1,6 @@
 // Sampling of a row of logits: repeat penalty, temperature, top-k, top-p, min-p, each on what the one before
 // left over, then a draw by weight in the order of the ids; at temperature 0 the largest penalised logit.
-// One workgroup per row. Pass 1 applies the penalty, finds the maximum and leaves keys in `scratch`, integers
+// What a row is, and where its token goes, is in token/draw_*.wgsl. One workgroup per row. Pass 1 applies the penalty, finds the maximum and leaves keys in `scratch`, integers
 // that order like the logits; invocation i takes the vectors i, i + WG, ... of four. Top-k and top-p sort
 // nothing: see lib/cut.wgsl. The draw sums runs of ids, one run per invocation, and walks one run.
 // Passes: 1, two each for top-k and top-p (more only if over 256 logits are nearly equal), and 1 to draw; the
@@ -17,8 +17,9 @@ const MOST = 3.4e38; // where a penalty takes a logit at most
 struct Params {
     row: u32, // the first row that counts
     vocabulary: u32, // V
-    advance: u32, // tokens of the step in mode `last`; 0 in mode `rows`
+    advance: u32, // tokens of the step, of the last row
     capacity: u32, // the last index of `history`
+    slots: u32, // of a batch
 }
 
 // What is uploaded for a generation: engine/kernels/sample.rs packs it.
@@ -37,11 +38,11 @@ struct Options {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<Bits>; // [R, V], bits of f32: lib/bits_*.wgsl
-@group(0) @binding(2) var<storage, read> options: Options; // [16]
-@group(0) @binding(3) var<storage, read_write> last_seen: array<u32>; // [V], 1 + index in the sequence, or 0
+@group(0) @binding(2) var<storage, read> options: array<Options>; // [16], of a batch [R, 16]
+@group(0) @binding(3) var<storage, read_write> last_seen: array<u32>; // [V], 1 + index in the sequence, or 0; of a batch [slots, V]
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>; // [T]
-@group(0) @binding(5) var<storage, read_write> position: array<u32>; // [1]
-@group(0) @binding(6) var<storage, read_write> history: array<u32>; // [S + 1]; in mode `rows` the results, [R]
+@group(0) @binding(5) var<storage, read_write> position: array<u32>; // [1], of a batch [R, 2]
+@group(0) @binding(6) var<storage, read_write> history: array<u32>; // [S + 1]; of every row the results, [R]
 @group(0) @binding(7) var<storage, read_write> scratch: array<vec4<u32>>; // [R, V / 4 rounded up], keys
 
 var<workgroup> bests: array<vec2<u32>, WG>; // (key, index) in the tree of pass 1
@@ -57,26 +58,32 @@ var<workgroup> list: array<vec3<u32>, BINS>; // (key, id, measure)
 var<workgroup> cut: vec2<u32>; // (key, id) of the last candidate that is kept, by its own invocation
 var<workgroup> chosen: u32;
 
-fn penalized(value: f32) -> f32 {
-    if value > 0.0 {
-        if options.penalty < 1.0 && value >= MOST * options.penalty {
-            return MOST;
-        }
-        return value / options.penalty;
-    }
-    if options.penalty > 1.0 && -value >= MOST / options.penalty {
-        return -MOST;
-    }
-    return value * options.penalty;
+// The scale of a row's draw.
+struct Scale {
+    top: f32, // the maximum of its logits
+    table: u32, // its options
 }
 
-fn penalized_keys(bits: vec4<u32>) -> vec4<u32> {
+fn penalized(value: f32, penalty: f32) -> f32 {
+    if value > 0.0 {
+        if penalty < 1.0 && value >= MOST * penalty {
+            return MOST;
+        }
+        return value / penalty;
+    }
+    if penalty > 1.0 && -value >= MOST / penalty {
+        return -MOST;
+    }
+    return value * penalty;
+}
+
+fn penalized_keys(bits: vec4<u32>, penalty: f32) -> vec4<u32> {
     let values = bitcast<vec4<f32>>(bits);
     let lowered = vec4<f32>(
-        penalized(values.x),
-        penalized(values.y),
-        penalized(values.z),
-        penalized(values.w),
+        penalized(values.x, penalty),
+        penalized(values.y, penalty),
+        penalized(values.z, penalty),
+        penalized(values.w, penalty),
     );
     return keys(bitcast<vec4<u32>>(lowered));
 }
@@ -84,22 +91,16 @@ fn penalized_keys(bits: vec4<u32>) -> vec4<u32> {
 // Whether four ids occurred within the window before the token at `next`.
 fn occurred(first: u32, row: u32, next: u32) -> vec4<bool> {
     let lanes = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
-    let at = min(lanes, vec4<u32>(params.vocabulary - 1u));
+    let at = vec4<u32>(seen_from(row)) + min(lanes, vec4<u32>(params.vocabulary - 1u));
     let seen = vec4<u32>(last_seen[at.x], last_seen[at.y], last_seen[at.z], last_seen[at.w]);
-    let window = select(options.window, next, options.window == 0u || options.window > next);
-    var recent = seen > vec4<u32>(next - window);
-    if params.advance == 0u {
-        // The drafted tokens before this row, which `last_seen` does not know.
-        for (var i = row + 1u - min(row, window); i <= row; i++) {
-            recent = recent | (lanes == vec4<u32>(ids[i]));
-        }
-    }
-    return recent;
+    let wanted = options[table_of(row)].window;
+    let window = select(wanted, next, wanted == 0u || wanted > next);
+    return (seen > vec4<u32>(next - window)) | drafted(lanes, row, window);
 }
 
 // Half the distance of a logit to the maximum, over half the temperature.
-fn distance_to(top: f32, key: u32) -> f32 {
-    return min(0.5 * top - 0.5 * value(key), options.limit) * options.inverse;
+fn distance_to(scale: Scale, key: u32) -> f32 {
+    return min(0.5 * scale.top - 0.5 * value(key), options[scale.table].limit) * options[scale.table].inverse;
 }
 
 fn weight(distance: f32) -> u32 {
@@ -107,25 +108,25 @@ fn weight(distance: f32) -> u32 {
 }
 
 // The weight of a candidate in the draw.
-fn drawn(last: vec2<u32>, top: f32, key: u32, id: u32) -> u32 {
+fn drawn(last: vec2<u32>, scale: Scale, key: u32, id: u32) -> u32 {
     if !kept(last, key, id) {
         return 0u;
     }
-    let distance = distance_to(top, key);
-    return select(0u, weight(distance), distance <= options.reach);
+    let distance = distance_to(scale, key);
+    return select(0u, weight(distance), distance <= options[scale.table].reach);
 }
 
-fn drawn4(last: vec2<u32>, top: f32, four: vec4<u32>, id: u32) -> vec4<u32> {
+fn drawn4(last: vec2<u32>, scale: Scale, four: vec4<u32>, id: u32) -> vec4<u32> {
     return vec4<u32>(
-        drawn(last, top, four.x, id),
-        drawn(last, top, four.y, id + 1u),
-        drawn(last, top, four.z, id + 2u),
-        drawn(last, top, four.w, id + 3u),
+        drawn(last, scale, four.x, id),
+        drawn(last, scale, four.y, id + 1u),
+        drawn(last, scale, four.z, id + 2u),
+        drawn(last, scale, four.w, id + 3u),
     );
 }
 
 // Draws one of the candidates down to `last` by weight.
-fn pick(index: u32, base: u32, last: vec2<u32>, top: f32, next: u32) -> u32 {
+fn pick(index: u32, base: u32, last: vec2<u32>, scale: Scale, next: u32) -> u32 {
     let vectors = (params.vocabulary + 3u) / 4u;
     let run = (vectors + WG - 1u) / WG;
     let begin = min(index * run, vectors);
@@ -134,18 +135,19 @@ fn pick(index: u32, base: u32, last: vec2<u32>, top: f32, next: u32) -> u32 {
     storageBarrier(); // keys are read by other invocations than those that wrote them
     var sums = vec2<u32>(0u);
     for (var i = begin; i < end; i++) {
-        let four = drawn4(last, top, scratch[base + i], i * 4u);
+        let four = drawn4(last, scale, scratch[base + i], i * 4u);
         sums += vec2<u32>(dot(four >> vec4<u32>(16u), vec4<u32>(1u)), dot(four & vec4<u32>(0xffffu), vec4<u32>(1u)));
     }
     atomicStore(&upper[index], sums.x);
     atomicStore(&lower[index], sums.y);
-    let random = threefry(vec2<u32>(options.seed_lower, options.seed_upper), vec2<u32>(next, 0u));
-    let place = find(index, true, DRAW, random.x);
+    let seed = vec2<u32>(options[scale.table].seed_lower, options[scale.table].seed_upper);
+    let random = threefry(seed, vec2<u32>(next, 0u));
+    let place = find(index, true, DRAW, random.x, scale.table);
     if index == place.bin {
         var sum = vec2<u32>(0u);
         var id = NONE;
         for (var i = begin; i < end; i++) {
-            let four = drawn4(last, top, scratch[base + i], i * 4u);
+            let four = drawn4(last, scale, scratch[base + i], i * 4u);
             for (var lane = 0u; lane < 4u; lane++) {
                 let before = sum;
                 sum = wide_add(sum, vec2<u32>(0u, four[lane]));
@@ -167,6 +169,7 @@ fn prepare(index: u32, row: u32, base: u32, next: u32) -> vec2<u32> {
         atomicStore(&broken, 0u);
     }
     workgroupBarrier();
+    let penalty = options[table_of(row)].penalty;
     var best = vec2<u32>(0u, NONE);
     var odd = false;
     for (var i = index; i < vectors; i += WG) {
@@ -175,9 +178,9 @@ fn prepare(index: u32, row: u32, base: u32, next: u32) -> vec2<u32> {
         let finite = (bits & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u);
         odd = odd || any(!finite & (lanes < vec4<u32>(params.vocabulary)));
         var four = keys(bits);
-        if options.penalty != 1.0 {
+        if penalty != 1.0 {
             let recent = occurred(i * 4u, row, next) & finite;
-            four = select(four, penalized_keys(bits), recent);
+            four = select(four, penalized_keys(bits, penalty), recent);
         }
         scratch[base + i] = four;
         best = better(best, better(
@@ -201,36 +204,25 @@ fn prepare(index: u32, row: u32, base: u32, next: u32) -> vec2<u32> {
     return workgroupUniformLoad(&best_of_all);
 }
 
-fn publish(row: u32, id: u32, next: u32) {
-    if params.advance == 0u {
-        history[row] = id;
-        return;
-    }
-    ids[0] = id;
-    history[min(next, params.capacity)] = id;
-    position[0] = next;
-    if id < params.vocabulary {
-        last_seen[id] = next + 1u;
-    }
-}
-
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let row = params.row + group.x;
     let base = group.x * ((params.vocabulary + 3u) / 4u);
-    let next = position[0] + select(params.advance, row + 1u, params.advance == 0u);
+    let next = next_of(row);
+    let table = table_of(row);
     let best = prepare(index, row, base, next);
     var id = best.y;
-    if options.inverse != 0.0 && id != NONE {
-        let top = value(best.x);
+    if options[table].inverse != 0.0 && id != NONE {
+        let scale = Scale(value(best.x), table);
         var last = vec2<u32>(1u, NONE);
-        if options.top_k != 0u && options.top_k < params.vocabulary {
-            last = cut_off(index, base, last, COUNT, top);
+        let top_k = options[table].top_k;
+        if top_k != 0u && top_k < params.vocabulary {
+            last = cut_off(index, base, last, COUNT, scale);
         }
-        if options.top_p != 0u {
-            last = cut_off(index, base, last, SHARE, top);
+        if options[table].top_p != 0u {
+            last = cut_off(index, base, last, SHARE, scale);
         }
-        id = pick(index, base, last, top, next);
+        id = pick(index, base, last, scale, next);
     }
     if index == 0u {
         publish(row, id, next);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use samara::model::Checkpoint;
 use samara::quant::Format;
 use samara::sampler::Sampler;
-use samara::session::{BatchSession, SequenceId};
+use samara::session::{BatchSession, SequenceId, SequenceOptions};
 use samara::{Error, KvFormat, LoadOptions, Model};
 
 const CONTEXT: usize = 64;
@@ -32,7 +32,7 @@ fn alone(model: &Model, number: usize, tokens: usize) -> Vec<u32> {
 
 /// Steps a batch and adds what each sequence got.
 fn step(batch: &mut BatchSession, found: &mut BTreeMap<SequenceId, Vec<u32>>) {
-    batch.step().unwrap().iter().for_each(|&(id, token)| found.entry(id).or_default().push(token));
+    batch.step().unwrap().iter().for_each(|of| found.entry(of.sequence).or_default().push(of.token));
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn a_sequence_gets_the_tokens_that_it_gets_alone() {
         let mut batch = model.batch(11, Some(CONTEXT)).unwrap();
         let (mut numbers, mut found) = (BTreeMap::new(), BTreeMap::new());
         let join = |batch: &mut BatchSession, numbers: &mut BTreeMap<_, _>, number| {
-            let id = batch.join(&prompt(number)).unwrap();
+            let id = batch.join(&prompt(number), SequenceOptions::default()).unwrap();
             numbers.insert(id, number);
             id
         };
@@ -80,8 +80,8 @@ fn a_sequence_leaves_with_the_token_that_its_context_has_no_room_for() {
     let Some(model) = demo(LoadOptions::default()) else { return };
     let mut batch = model.batch(2, Some(CONTEXT)).unwrap();
     let (long, short) = (prompt(4), prompt(1));
-    let first = batch.join(&long).unwrap();
-    batch.join(&short).unwrap();
+    let first = batch.join(&long, SequenceOptions::default()).unwrap();
+    batch.join(&short, SequenceOptions::default()).unwrap();
     let mut found = BTreeMap::new();
     while batch.len() == 2 {
         step(&mut batch, &mut found);
@@ -89,7 +89,7 @@ fn a_sequence_leaves_with_the_token_that_its_context_has_no_room_for() {
     assert_eq!(found[&first], alone(&model, 4, CONTEXT), "a full context still has a next token");
     assert_eq!(found[&first].len(), CONTEXT - long.len() + 1);
     // Its room is free for another, while the short one goes on.
-    let third = batch.join(&long).unwrap();
+    let third = batch.join(&long, SequenceOptions::default()).unwrap();
     step(&mut batch, &mut found);
     assert_eq!(found[&third], found[&first][..1]);
 }
@@ -107,10 +107,10 @@ fn what_a_batch_cannot_take_is_refused_and_changes_nothing() {
     }
     let mut batch = model.batch(1, Some(8)).unwrap();
     assert!(batch.step().unwrap().is_empty());
-    assert!(message(batch.join(&[1; 9]).map(drop)).contains('9'));
-    let id = batch.join(&[1, 5]).unwrap();
-    assert!(message(batch.join(&[1, 5]).map(drop)).contains("full"));
-    assert_eq!(batch.step().unwrap()[0].1, {
+    assert!(message(batch.join(&[1; 9], SequenceOptions::default()).map(drop)).contains('9'));
+    let id = batch.join(&[1, 5], SequenceOptions::default()).unwrap();
+    assert!(message(batch.join(&[1, 5], SequenceOptions::default()).map(drop)).contains("full"));
+    assert_eq!(batch.step().unwrap()[0].token, {
         let mut session = model.session(Some(8)).unwrap();
         session.prefill(&[1, 5]).unwrap();
         session.next_greedy().unwrap()

@@ -12,7 +12,7 @@ use samara::model::openelm::{self, StepShape};
 use samara::model::{Checkpoint, Size, demo};
 use samara::quant::Format;
 use samara::sampler::{Sampler, SamplerOptions};
-use samara::session::{Drafter, MAX_DRAFT, MAX_TOKENS_PER_SUBMIT};
+use samara::session::{BatchSession, Drafter, MAX_DRAFT, MAX_TOKENS_PER_SUBMIT, SequenceId, SequenceOptions};
 use samara::{Error, Fusion, KvFormat, LoadOptions, Model, Result, Session};
 
 /// Tokens that are compared: more than two blocks of the largest size.
@@ -260,17 +260,21 @@ fn shared_keys_change_no_text() {
     assert_eq!(stream.collect::<Result<Vec<u32>>>().unwrap(), plain);
     // A short sequence shares its steps with the long one.
     let mut batch = model.batch(2, Some(1024)).unwrap();
-    let (long, short) = (batch.join(&prompt).unwrap(), batch.join(&prompt[..5]).unwrap());
+    let (long, short) = (join(&mut batch, &prompt), join(&mut batch, &prompt[..5]));
     let mut found = [Vec::new(), Vec::new()];
     for _ in 0..24 {
-        for &(id, token) in batch.step().unwrap() {
-            found[usize::from(id == short)].push(token);
+        for of in batch.step().unwrap() {
+            found[usize::from(of.sequence == short)].push(of.token);
         }
     }
     batch.leave(long).unwrap();
     let mut alone = model.session(Some(1024)).unwrap();
     alone.prefill(&prompt[..5]).unwrap();
     assert_eq!(found, [plain, generated(&mut alone, Sampler::greedy(), 24, None)]);
+}
+
+fn join(batch: &mut BatchSession, prompt: &[u32]) -> SequenceId {
+    batch.join(prompt, SequenceOptions::default()).unwrap()
 }
 
 /// The demo model with other values than the defaults for all that can be tuned in a step of one token.
@@ -308,9 +312,10 @@ fn what_is_tuned_holds_for_guesses_and_batches_too() {
     };
     assert_eq!(of_last(3), of_last(1));
     let mut batch = model.batch(3, Some(128)).unwrap();
-    let ids = [0; 3].map(|_| batch.join(&demo::KNOWN_PROMPT).unwrap());
+    let ids = [0; 3].map(|_| join(&mut batch, &demo::KNOWN_PROMPT));
     for &expected in &plain {
-        assert_eq!(batch.step().unwrap(), ids.map(|id| (id, expected)));
+        let found: Vec<_> = batch.step().unwrap().iter().map(|of| (of.sequence, of.token)).collect();
+        assert_eq!(found, ids.map(|id| (id, expected)));
     }
 }
 

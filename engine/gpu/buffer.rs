@@ -157,9 +157,13 @@ impl Readback {
         Self { whole: gpu.buffer("readback", bytes, usage) }
     }
 
-    /// Records the copy of a range to the start of the buffer.
-    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder, range: &BufferRange) {
-        encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &self.whole.buffer, 0, range.bytes);
+    /// Records the copy of ranges behind each other to the start of the buffer.
+    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder, ranges: &[&BufferRange]) {
+        let mut at = 0;
+        for range in ranges {
+            encoder.copy_buffer_to_buffer(&range.buffer, range.offset, &self.whole.buffer, at, range.bytes);
+            at += range.bytes;
+        }
     }
 
     /// Copies a range, waits for it and hands its bytes to `take`.
@@ -168,7 +172,7 @@ impl Readback {
     /// When the device was lost.
     pub fn read<R>(&self, gpu: &Gpu, range: &BufferRange, take: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        self.copy(&mut encoder, range);
+        self.copy(&mut encoder, &[range]);
         let submission = gpu.submit(encoder, Counters::submission(0, 0));
         self.map(gpu, &submission, range.bytes, take)
     }

@@ -90,16 +90,16 @@ impl Executor {
         self.submit(gpu, 1, |_| ())
     }
 
-    /// Submits every step `rounds` times, each round in a pass of its own, with a copy of `range` to `readback`
-    /// behind them, and does not wait.
+    /// Submits every step `rounds` times, each round in a pass of its own, with a copy of `ranges`, one behind
+    /// the other, to `readback` behind them, and does not wait.
     pub fn run_and_copy(
         &self,
         gpu: &Gpu,
         rounds: usize,
-        range: &BufferRange,
+        ranges: &[&BufferRange],
         readback: &Readback,
     ) -> Submission {
-        self.submit(gpu, rounds, |encoder| readback.copy(encoder, range))
+        self.submit(gpu, rounds, |encoder| readback.copy(encoder, ranges))
     }
 
     fn submit(&self, gpu: &Gpu, rounds: usize, then: impl FnOnce(&mut wgpu::CommandEncoder)) -> Submission {

@@ -238,7 +238,7 @@ impl Queries {
             encoder.resolve_query_set(set, 0..set.count(), &resolved.buffer, (8 * index * SET) as u64);
         }
         let readback = Readback::new(gpu, bytes);
-        readback.copy(&mut encoder, &resolved);
+        readback.copy(&mut encoder, &[&resolved]);
         let submission = gpu.submit(encoder, recorded);
         let ticks: Vec<u64> = readback.map(gpu, &submission, bytes, bytemuck::pod_collect_to_vec)?;
         let (first, period) = (ticks[0], f64::from(gpu.queue.get_timestamp_period()));

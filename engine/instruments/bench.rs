@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::gpu::Counters;
 use crate::kernels::Cost;
 use crate::model::synth;
-use crate::session::{BatchSession, Model, Session};
+use crate::session::{BatchSession, Model, SequenceOptions, Session};
 
 /// Tokens that warm generation up.
 const WARM_UP: usize = 8;
@@ -193,12 +193,12 @@ fn together(
 ) -> Result<Run> {
     batch.clear();
     if test.prompt == 0 {
-        (0..test.batch).try_for_each(|_| batch.join(prompt).map(drop))?;
+        (0..test.batch).try_for_each(|_| batch.join(prompt, SequenceOptions::default()).map(drop))?;
     }
     model.gpu().wait()?;
     let (host, before, start) = (batch.host_time(), model.gpu().counters(), Instant::now());
     if test.prompt > 0 {
-        (0..test.batch).try_for_each(|_| batch.join(prompt).map(drop))?;
+        (0..test.batch).try_for_each(|_| batch.join(prompt, SequenceOptions::default()).map(drop))?;
     }
     // What the prompts chose, then what each step does; the step that a batch is ahead is not waited for.
     batch.step()?;

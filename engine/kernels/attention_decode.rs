@@ -28,6 +28,8 @@ pub struct AttentionDecode {
     pub out: TensorId,
     /// Query heads `H`.
     pub query_heads: usize,
+    /// Whether rows of a batch may see keys of each other, which the cache has to hold before this runs.
+    pub packed: bool,
     stride: usize,
     cache: Cache,
     splits: usize,
@@ -71,7 +73,12 @@ impl AttentionDecode {
         assert!(query_heads * head_dim <= stride && stride.is_multiple_of(4), "a row of q is {stride} values");
         tensors.expect(q, [tokens, stride], DType::F32);
         let splits = cache.splits(tensors, out, query_heads);
-        Self { q, k_cache, v_cache, position, out, query_heads, stride, cache, splits }
+        Self { q, k_cache, v_cache, position, out, query_heads, packed: false, stride, cache, splits }
+    }
+
+    /// Returns the same for rows that see keys of each other, or do not.
+    pub fn with_packed(self, packed: bool) -> Self {
+        Self { packed, ..self }
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Fuses what would be half a dozen steps and a sort; [`draw`] defines it, and `sampler` does
 //! the same on the CPU. Of the last row the id goes to `ids[0]` and to `history[position + advance]`, it is
-//! noted as seen and `position` advances, so many tokens are submitted without a read-back. Of every row,
-//! each takes the tokens of the step up to its own for seen, and the ids go to a tensor of their own.
+//! noted as seen and `position` advances, so many tokens are submitted without a read-back. Of every row the ids go
+//! to a tensor of their own: each row takes the tokens of the step up to its own for seen; or, of a batch, is a
+//! sequence of its own, with its own options, and what it draws is noted as seen and becomes its id too.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::draw::{self, Drawn, Options};
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, bits_fragment, dim, fragment};
-use crate::tensor::{DType, TensorId, Tensors};
+use crate::tensor::{DType, Shape, TensorId, Tensors};
 
 /// What stands for the id where a logit is not finite.
 pub const NONE: u32 = u32::MAX;
@@ -22,12 +23,23 @@ pub const MAX_VOCABULARY: usize = 1 << 16;
 pub struct Sample {
     /// What it binds.
     pub of: Binds,
-    /// Tokens of the step of which the last row counts; 0 draws by every row.
-    pub advance: usize,
+    /// What its rows are.
+    pub mode: Mode,
     rows: usize,
     vocabulary: usize,
     /// Elements of `of.out`.
     room: usize,
+}
+
+/// What the rows of a [`Sample`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Rows of a step of so many tokens, of which the last one counts.
+    Last(usize),
+    /// Drafted tokens behind each other in one sequence.
+    Drafted,
+    /// One of each sequence, which are in as many slots.
+    Batch(usize),
 }
 
 /// The tensors of a [`Sample`].
@@ -35,13 +47,14 @@ pub struct Sample {
 pub struct Binds {
     /// Logits, `[R, V]` f32.
     pub logits: TensorId,
-    /// Options, `[16]` u32: [`Options`].
+    /// Options, `[16]` u32, of a batch `[R, 16]`: [`Options`].
     pub options: TensorId,
-    /// 1 + the newest index of each id in the sequence, or 0, `[V]` u32: [`draw::last_seen`].
+    /// 1 + the newest index of each id in the sequence, or 0, `[V]` u32, of a batch `[slots, V]`: [`draw::last_seen`].
     pub last_seen: TensorId,
     /// Token ids of the step, `[T]` u32.
     pub ids: TensorId,
-    /// Tokens cached before the step, `[1]` u32.
+    /// Tokens cached before the step, `[1]` u32, or (position, slot) of each row of a batch, `[R, 2]` u32; slots are
+    /// clamped.
     pub position: TensorId,
     /// The token that stands at each position, `[S + 1]` u32; for every row, the drawn ids, `[R]` u32.
     pub out: TensorId,
@@ -56,9 +69,10 @@ struct Params {
     vocabulary: u32,
     advance: u32,
     capacity: u32,
+    slots: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 16);
+const _: () = assert!(size_of::<Params>() == 20);
 
 impl Sample {
     /// Returns the draw by the last row of the logits, for a step of `advance` tokens.
@@ -67,57 +81,83 @@ impl Sample {
     /// When shapes do not fit, or the vocabulary is too large.
     pub fn last(tensors: &Tensors, of: Binds, advance: usize) -> Self {
         assert!(advance > 0, "a step has a token");
-        Self::new(tensors, of, advance)
+        Self::new(tensors, of, Mode::Last(advance))
     }
 
-    /// Returns the draws by every row of the logits: row `r` for the position behind token `r` of the step.
+    /// Returns the draws by every row of the logits: row `r` for the position behind token `r` of the step, or, if
+    /// `position` is `[R, 2]`, behind the token of its own sequence.
     ///
     /// # Panics
     /// When shapes do not fit, or the vocabulary is too large.
     pub fn rows(tensors: &Tensors, of: Binds) -> Self {
-        Self::new(tensors, of, 0)
+        match *tensors[of.last_seen].shape.dims() {
+            [slots, _] => Self::new(tensors, of, Mode::Batch(slots)),
+            _ => Self::new(tensors, of, Mode::Drafted),
+        }
     }
 
-    fn new(tensors: &Tensors, of: Binds, advance: usize) -> Self {
+    fn new(tensors: &Tensors, of: Binds, mode: Mode) -> Self {
         let &[rows, vocabulary] = tensors[of.logits].shape.dims() else { panic!("sample takes [R, V]") };
         assert!(vocabulary <= MAX_VOCABULARY, "sample takes at most {MAX_VOCABULARY} logits: V {vocabulary}");
         let [tokens, room] = [of.ids, of.out].map(|id| tensors[id].shape.elements());
-        let kernel = Self { of, advance, rows, vocabulary, room };
+        let kernel = Self { of, mode, rows, vocabulary, room };
         tensors.expect(of.logits, [rows, vocabulary], DType::F32);
-        tensors.expect(of.options, [Options::WORDS], DType::U32);
-        tensors.expect(of.last_seen, [vocabulary], DType::U32);
+        if let Mode::Batch(slots) = mode {
+            tensors.expect(of.options, [rows, Options::WORDS], DType::U32);
+            tensors.expect(of.last_seen, [slots, vocabulary], DType::U32);
+            tensors.expect(of.position, [rows, 2], DType::U32);
+            dim(slots * vocabulary);
+        } else {
+            tensors.expect(of.options, [Options::WORDS], DType::U32);
+            tensors.expect(of.last_seen, [vocabulary], DType::U32);
+            tensors.expect(of.position, [1], DType::U32);
+        }
         tensors.expect(of.ids, [tokens], DType::U32);
-        tensors.expect(of.position, [1], DType::U32);
         tensors.expect(of.out, [room], DType::U32);
         tensors.expect(of.scratch, scratch_shape(kernel.counting().len(), vocabulary), DType::U32);
-        assert!(advance > 0 || rows <= tokens.min(room), "{rows} rows, {tokens} ids, room for {room}");
+        let fits = matches!(mode, Mode::Last(_)) || rows <= tokens.min(room);
+        assert!(fits, "{rows} rows, {tokens} ids, room for {room}");
         dim(rows * vocabulary.next_multiple_of(4));
         kernel
     }
 
     /// Returns the rows that count.
     fn counting(&self) -> std::ops::Range<usize> {
-        if self.advance > 0 { self.rows - 1..self.rows } else { 0..self.rows }
+        if let Mode::Last(_) = self.mode { self.rows - 1..self.rows } else { 0..self.rows }
     }
 
-    /// Returns the index that the token drawn by a row has in the sequence.
+    /// Returns the index that the token drawn by a row has in its sequence.
     fn next(&self, memory: &Memory, row: usize) -> usize {
-        memory.read(self.of.position)[0] as usize + if self.advance > 0 { self.advance } else { row + 1 }
+        let position = memory.read(self.of.position);
+        match self.mode {
+            Mode::Last(advance) => position[0] as usize + advance,
+            Mode::Drafted => position[0] as usize + row + 1,
+            Mode::Batch(_) => position[2 * row] as usize + 1,
+        }
     }
 
-    fn options(&self, memory: &Memory) -> Options {
-        let words: Vec<u32> = memory.read(self.of.options).iter().map(|&word| word as u32).collect();
+    /// Returns where the sequence of a row begins in `last_seen`.
+    fn seen_from(&self, memory: &Memory, row: usize) -> usize {
+        let Mode::Batch(slots) = self.mode else { return 0 };
+        (memory.read(self.of.position)[2 * row + 1] as usize).min(slots - 1) * self.vocabulary
+    }
+
+    fn options(&self, memory: &Memory, row: usize) -> Options {
+        let table = if let Mode::Batch(_) = self.mode { row } else { 0 };
+        let words = &memory.read(self.of.options)[table * Options::WORDS..][..Options::WORDS];
+        let words: Vec<u32> = words.iter().map(|&word| word as u32).collect();
         bytemuck::pod_read_unaligned(bytemuck::cast_slice(&words))
     }
 
     /// Returns the logits of a row with the penalty on every id that occurred within the window.
     fn penalized(&self, memory: &Memory, row: usize) -> Vec<f64> {
-        let (options, next) = (self.options(memory), self.next(memory, row));
+        let (options, next) = (self.options(memory, row), self.next(memory, row));
         let mut logits = memory.read(self.of.logits)[row * self.vocabulary..][..self.vocabulary].to_vec();
         let first = if options.window == 0 { 0 } else { next.saturating_sub(options.window as usize) };
-        let drafted = if self.advance > 0 { &[] } else { &memory.read(self.of.ids)[1..=row] };
+        let drafted = if self.mode == Mode::Drafted { &memory.read(self.of.ids)[1..=row] } else { &[] };
+        let last_seen = &memory.read(self.of.last_seen)[self.seen_from(memory, row)..];
         for (id, logit) in logits.iter_mut().enumerate().filter(|(_, logit)| logit.is_finite()) {
-            let seen = memory.read(self.of.last_seen)[id] as usize > first;
+            let seen = last_seen[id] as usize > first;
             let behind = drafted.iter().rev().take(next - first).any(|&draft| draft == id as f64);
             if (seen || behind) && options.penalty != 1.0 {
                 *logit = draw::penalized(*logit, options.penalty.into());
@@ -130,7 +170,7 @@ impl Sample {
     fn drawn(&self, memory: &Memory, row: usize) -> Option<Drawn> {
         let logits = self.penalized(memory, row);
         let finite = logits.iter().all(|logit| logit.is_finite());
-        finite.then(|| draw::draw(&logits, &self.options(memory), self.next(memory, row)))
+        finite.then(|| draw::draw(&logits, &self.options(memory, row), self.next(memory, row)))
     }
 }
 
@@ -147,6 +187,11 @@ impl Kernel for Sample {
     fn source(&self, _tier: Tier) -> Vec<Fragment> {
         vec![
             fragment!("sample.wgsl"),
+            match self.mode {
+                Mode::Last(_) => fragment!("token/draw_last.wgsl"),
+                Mode::Drafted => fragment!("token/draw_rows.wgsl"),
+                Mode::Batch(_) => fragment!("token/draw_batch.wgsl"),
+            },
             fragment!("lib/cut.wgsl"),
             fragment!("lib/keys.wgsl"),
             fragment!("lib/wide.wgsl"),
@@ -175,8 +220,9 @@ impl Kernel for Sample {
         let params = Params {
             row: dim(self.counting().start),
             vocabulary: dim(self.vocabulary),
-            advance: dim(self.advance),
+            advance: if let Mode::Last(advance) = self.mode { dim(advance) } else { 0 },
             capacity: dim(self.room - 1),
+            slots: if let Mode::Batch(slots) = self.mode { dim(slots) } else { 1 },
         };
         Dispatch {
             overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0])))],
@@ -188,7 +234,8 @@ impl Kernel for Sample {
     fn cost(&self, _position: usize) -> Cost {
         // One reading of the logits and of what was seen, and the keys written; a weight takes two operations.
         let (rows, vocabulary) = (self.counting().len() as u64, self.vocabulary as u64);
-        let read = 4 * (rows + 1) * vocabulary + 4 * Options::WORDS as u64;
+        let tables = if let Mode::Batch(_) = self.mode { rows } else { 1 };
+        let read = 4 * (rows + tables) * vocabulary + 4 * tables * Options::WORDS as u64;
         Cost { read, written: 4 * rows * (vocabulary + 1), flops: 2 * rows * vocabulary }
     }
 
@@ -205,18 +252,28 @@ impl Kernel for Sample {
                 keys.iter_mut().zip(logits).for_each(|(key, logit)| *key = f64::from(order(logit as f32)));
             }
         });
-        if self.advance == 0 {
-            return memory.update(self.of.out, |_, out| out[..ids.len()].copy_from_slice(&ids));
+        let notes: Vec<(usize, f64)> = self
+            .counting()
+            .zip(&ids)
+            .filter(|(_, id)| (**id as usize) < self.vocabulary)
+            .map(|(row, &id)| (self.seen_from(memory, row) + id as usize, self.next(memory, row) as f64 + 1.0))
+            .collect();
+        let note = |memory: &mut Memory| {
+            memory.update(self.of.last_seen, |_, seen| notes.iter().for_each(|&(at, index)| seen[at] = index));
+        };
+        if let Mode::Last(_) = self.mode {
+            let next = self.next(memory, self.rows - 1);
+            note(memory);
+            memory.update(self.of.ids, |_, all| all[0] = ids[0]);
+            memory.update(self.of.out, |_, history| history[next.min(self.room - 1)] = ids[0]);
+            memory.update(self.of.position, |_, position| position[0] = next as f64);
+            return;
         }
-        let next = self.next(memory, self.rows - 1);
-        memory.update(self.of.ids, |_, all| all[0] = ids[0]);
-        memory.update(self.of.out, |_, history| history[next.min(self.room - 1)] = ids[0]);
-        memory.update(self.of.position, |_, position| position[0] = next as f64);
-        memory.update(self.of.last_seen, |_, seen| {
-            if let Some(seen) = seen.get_mut(ids[0] as usize) {
-                *seen = next as f64 + 1.0;
-            }
-        });
+        memory.update(self.of.out, |_, out| out[..ids.len()].copy_from_slice(&ids));
+        if let Mode::Batch(_) = self.mode {
+            note(memory);
+            memory.update(self.of.ids, |_, all| all[..ids.len()].copy_from_slice(&ids));
+        }
     }
 }
 
@@ -303,6 +360,16 @@ rows("tinier than a step of the weights", [32, 4], values(128, 0.0, &(0..32).map
         rows("greedy rows with a penalty", [8, 20], Fill::Uniform(2.0), Setting { temperature: 0.0, penalty: 3.0, ..plain }),
         rows("rows with a window of two", [8, 20], Fill::Uniform(2.0), Setting { temperature: 0.5, penalty: 3.0, window: 2, ..plain }),
         rows("ragged rows", [5, 1003], wide.clone(), all),
+        batch("a batch of 64", [64, V], wide.clone(), &[plain, all, Setting { temperature: 0.0, ..plain }]).bench(),
+        batch("sequences of their own options", [5, 1003], wide.clone(), &[
+            all,
+            Setting { temperature: 0.0, position: 3, ..plain },
+            Setting { top_p: 0.6, seed: 11, position: 0, ..plain },
+            Setting { temperature: 0.0, penalty: 2.0, window: 9, position: 64, ..plain },
+            Setting { top_k: 7, min_p: 0.01, temperature: 2.0, seed: u64::MAX, ..plain },
+        ]),
+        batch("one sequence", [1, 20], Fill::Uniform(2.0), &[Setting { penalty: 3.0, ..plain }]),
+        batch("a batch with NaN in a row", [3, 5], values(15, 1.0, &[(7, f64::NAN)]), &[plain]),
         rows("rows with NaN among them", [3, 5], values(15, 1.0, &[(7, f64::NAN)]), plain),
     ];
     for seed in 0..4 {
@@ -324,6 +391,13 @@ struct Setting {
     position: u32,
 }
 
+impl Setting {
+    fn options(&self) -> Options {
+        let Self { temperature, top_k, top_p, min_p, penalty, window, seed, .. } = *self;
+        Options::new(temperature, top_k, top_p, min_p, penalty, window, seed)
+    }
+}
+
 impl Default for Setting {
     fn default() -> Self {
         let (temperature, top_p, min_p, penalty) = (1.0, 1.0, 0.0, 1.0);
@@ -336,17 +410,30 @@ struct Draft {
     label: String,
     shape: [usize; 2],
     logits: Fill,
-    setting: Setting,
-    every: bool,
+    settings: Vec<Setting>,
+    kind: Kind,
     bench: bool,
 }
 
+/// What the rows of a case are.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Last,
+    Drafted,
+    Batch,
+}
+
 fn last(label: &str, shape: [usize; 2], logits: Fill, setting: Setting) -> Draft {
-    Draft { label: label.to_owned(), shape, logits, setting, every: false, bench: false }
+    Draft { label: label.to_owned(), shape, logits, settings: vec![setting], kind: Kind::Last, bench: false }
 }
 
 fn rows(label: &str, shape: [usize; 2], logits: Fill, setting: Setting) -> Draft {
-    Draft { every: true, ..last(label, shape, logits, setting) }
+    Draft { kind: Kind::Drafted, ..last(label, shape, logits, setting) }
+}
+
+/// Sequences that take turns in these settings, in slots out of order, of which there is one more.
+fn batch(label: &str, shape: [usize; 2], logits: Fill, settings: &[Setting]) -> Draft {
+    Draft { kind: Kind::Batch, settings: settings.to_vec(), ..last(label, shape, logits, settings[0]) }
 }
 
 impl Draft {
@@ -355,34 +442,51 @@ impl Draft {
     }
 
     fn case(self) -> Case {
-        let Self { label, shape: [rows, vocabulary], logits, setting: of, every, bench } = self;
-        let options = Options::new(of.temperature, of.top_k, of.top_p, of.min_p, of.penalty, of.window, of.seed);
+        let Self { label, shape: [rows, vocabulary], logits, settings, kind, bench } = self;
         let mut case = CaseBuilder::new(label);
         if bench {
             case = case.benched();
         }
-        let words = |words: &[u32]| Fill::Values(words.iter().map(|&word| f64::from(word)).collect());
+        let words = |words: Vec<u32>| Fill::Values(words.into_iter().map(f64::from).collect());
         // Ids of a sequence that comes back to some of them.
         let id = |index: usize| dim(index * 37 % 61 * 13 % vocabulary);
-        let history: Vec<u32> = (0..=of.position.min(64) as usize).map(id).collect();
-        let tokens = if every { rows } else { 3 };
-        let ids: Vec<u32> = (0..tokens).map(|t| id(of.position as usize + t)).collect();
-        let (room, counting) = if every { (rows, rows) } else { (65, 1) };
-        let mut tensor = |name: &str, shape: &[usize], fill: Fill| match *shape {
-            [n] => case.tensor(name, [n], DType::U32, fill),
-            _ => case.tensor(name, [rows, vocabulary], DType::F32, fill),
+        let seen = |of: &Setting| {
+            let history: Vec<u32> = (0..=of.position.min(64) as usize).map(id).collect();
+            draw::last_seen(&history, vocabulary)
         };
+        let of = settings[0];
+        let batch = kind == Kind::Batch;
+        let per_row: Vec<Setting> = settings.iter().copied().cycle().take(if batch { rows } else { 1 }).collect();
+        let options: Vec<Options> = per_row.iter().map(Setting::options).collect();
+        let slot = |row: usize| (row + 2) % (rows + 1);
+        let (mut last_seen, mut position) = (seen(&of), vec![of.position]);
+        if batch {
+            last_seen = vec![0; (rows + 1) * vocabulary];
+            position.clear();
+            for (row, of) in per_row.iter().enumerate() {
+                last_seen[slot(row) * vocabulary..][..vocabulary].copy_from_slice(&seen(of));
+                position.extend([of.position, dim(slot(row))]);
+            }
+        }
+        let tokens = if kind == Kind::Last { 3 } else { rows };
+        let ids: Vec<u32> = (0..tokens).map(|t| id(of.position as usize + t)).collect();
+        let (room, counting) = if kind == Kind::Last { (65, 1) } else { (rows, rows) };
+        let shape = |one: usize, many: usize| -> Shape { if batch { [many, one].into() } else { [one].into() } };
+        let options_shape = shape(Options::WORDS, rows);
+        let (seen_shape, position_shape) = (shape(vocabulary, rows + 1), if batch { shape(2, rows) } else { shape(1, 0) });
         let binds = Binds {
-            logits: tensor("logits", &[rows, vocabulary], logits),
-            options: tensor("options", &[Options::WORDS], words(bytemuck::cast_slice(&[options]))),
-            last_seen: tensor("last_seen", &[vocabulary], words(&draw::last_seen(&history, vocabulary))),
-            ids: tensor("ids", &[tokens], words(&ids)),
-            position: tensor("position", &[1], words(&[of.position])),
-            out: tensor("out", &[room], words(&vec![5; room])),
+            logits: case.tensor("logits", [rows, vocabulary], DType::F32, logits),
+            options: case.tensor("options", options_shape, DType::U32, words(bytemuck::cast_slice(&options).to_vec())),
+            last_seen: case.tensor("last_seen", seen_shape, DType::U32, words(last_seen)),
+            ids: case.tensor("ids", [tokens], DType::U32, words(ids)),
+            position: case.tensor("position", position_shape, DType::U32, words(position)),
+            out: case.tensor("out", [room], DType::U32, words(vec![5; room])),
             scratch: case.tensor("scratch", scratch_shape(counting, vocabulary), DType::U32, Fill::Zero),
         };
-        let kernel = if every { Sample::rows(&case.tensors, binds) } else { Sample::last(&case.tensors, binds, 1) };
-        if of.penalty == 1.0 {
+        let kernel =
+            if kind == Kind::Last { Sample::last(&case.tensors, binds, 1) } else { Sample::rows(&case.tensors, binds) };
+        let penalties = per_row.iter().any(|of| of.penalty != 1.0);
+        if !penalties {
             return case.build(kernel, 0.0, "ids and keys are exact");
         }
         // Far below one step of an id or a position: 1 / (5e9^2 + V * 65^2).

@@ -23,6 +23,7 @@ use crate::kernels::attention_merge::AttentionMerge;
 use crate::kernels::draw::Options;
 use crate::kernels::embed::Embed;
 use crate::kernels::kv_write::KvWrite;
+use crate::kernels::log_likelihood::{self, LogLikelihood};
 use crate::kernels::matmul::Matmul;
 use crate::kernels::matvec::Matvec;
 use crate::kernels::qk_norm::QkNorm;
@@ -41,8 +42,22 @@ pub enum Logits {
     None,
     /// The last row.
     Last,
+    /// So many rows, the last ones.
+    Rows(usize),
     /// Every row.
     All,
+}
+
+impl Logits {
+    /// Returns how many rows of a step of `tokens` tokens get logits.
+    fn rows(self, tokens: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Last => 1,
+            Self::Rows(rows) => rows,
+            Self::All => tokens,
+        }
+    }
 }
 
 /// How a step chooses tokens from its logits.
@@ -69,8 +84,13 @@ pub struct StepShape {
     /// advances; of every row one that goes to the id of that number, or where it is drawn to `drawn`. Without logits
     /// none is.
     pub sampling: Option<Sampling>,
+    /// Whether every row of logits is scored: the token that is chosen by it, or without a choice its target.
+    pub scored: bool,
     /// Slots of the KV cache for a batch; none for one sequence.
     pub batch: Option<usize>,
+    /// Whether the rows of a batch may follow each other in one sequence, in any order within the step. Products are
+    /// then computed in tiles, however few rows there are.
+    pub packed: bool,
     /// Workgroups that share the keys of a row and head where a step attends row by row; more than one take
     /// another dispatch for each layer.
     pub splits: usize,
@@ -80,7 +100,8 @@ impl StepShape {
     /// Returns the step of `tokens` tokens of one sequence that takes the likeliest token behind them.
     pub fn greedy(tokens: usize, context: usize, kv: DType) -> Self {
         let sampling = Some(Sampling::Greedy);
-        Self { tokens, context, kv, logits: Logits::Last, sampling, batch: None, splits: 1 }
+        let logits = Logits::Last;
+        Self { tokens, context, kv, logits, sampling, scored: false, batch: None, packed: false, splits: 1 }
     }
 }
 
@@ -108,9 +129,9 @@ pub struct Step {
     /// The token at each position that a step found, `[S + 1]` u32: at `p` the one whose key and value stand or
     /// will stand at `p`.
     pub history: TensorId,
-    /// Options of a drawing, `[16]` u32.
+    /// Options of a drawing, `[16]` u32, of a batch those of each row, `[T, 16]`.
     pub options: TensorId,
-    /// 1 + the newest position of each id, or 0, `[V]` u32.
+    /// 1 + the newest position of each id, or 0, `[V]` u32, of a batch `[slots, V]`.
     pub last_seen: TensorId,
     /// What is drawn by every row of logits, `[T]` u32.
     pub drawn: TensorId,
@@ -118,8 +139,14 @@ pub struct Step {
     pub rope: TensorId,
     /// K and V cache of each layer, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`.
     pub caches: Vec<[TensorId; 2]>,
-    /// Logits, `[R, V]` f32 with `R` 1 or `T`.
+    /// Logits, `[R, V]` f32 with `R` from 1 to `T`.
     pub logits: Option<TensorId>,
+    /// The token of each row of logits that is scored where none is chosen, `[R]` u32.
+    pub targets: TensorId,
+    /// Log-probabilities by each row of logits: of its token, then of the likeliest, `[R, 1 + TOP]` f32.
+    pub scores: TensorId,
+    /// The likeliest tokens by each row of logits, `[R, TOP]` u32.
+    pub likeliest: TensorId,
     /// Every weight part that an operation binds.
     pub weights: Vec<WeightPart>,
 }
@@ -129,6 +156,15 @@ pub struct Step {
 pub fn drawing(config: &Config, layout: &Layout, context: usize) -> Step {
     // Of the shape only the context and the choice matter: no cache is touched.
     let shape = StepShape { sampling: Some(Sampling::Random), ..StepShape::greedy(1, context, DType::F16) };
+    let mut builder = Builder::new(config, layout, shape);
+    let logits = builder.logits(1);
+    builder.choose(logits);
+    builder.step
+}
+
+/// Returns the graph that scores a target by the logits that a step left, and is no step itself.
+pub fn scoring(config: &Config, layout: &Layout) -> Step {
+    let shape = StepShape { sampling: None, scored: true, ..StepShape::greedy(1, 1, DType::F16) };
     let mut builder = Builder::new(config, layout, shape);
     let logits = builder.logits(1);
     builder.choose(logits);
@@ -154,14 +190,34 @@ impl<'a> Builder<'a> {
         let position: Shape = if shape.batch.is_some() { [shape.tokens, 2].into() } else { [1].into() };
         let position = graph.tensor("position", position, DType::U32, Role::State);
         let history = graph.tensor("history", [shape.context + 1], DType::U32, Role::State);
-        let options = graph.tensor("options", [Options::WORDS], DType::U32, Role::State);
-        let last_seen = graph.tensor("last_seen", [config.vocab_size], DType::U32, Role::State);
+        let (options, last_seen): (Shape, Shape) = match shape.batch {
+            Some(slots) => ([shape.tokens, Options::WORDS].into(), [slots, config.vocab_size].into()),
+            None => ([Options::WORDS].into(), [config.vocab_size].into()),
+        };
+        let options = graph.tensor("options", options, DType::U32, Role::State);
+        let last_seen = graph.tensor("last_seen", last_seen, DType::U32, Role::State);
         let drawn = graph.tensor("drawn", [shape.tokens], DType::U32, Role::State);
         let rope = graph.tensor("rope", [shape.context, config.head_dim], DType::F32, Role::State);
-        let (caches, weights) = (Vec::new(), Vec::new());
-        let logits = None;
-        let step =
-            Step { graph, ids, position, history, options, last_seen, drawn, rope, caches, logits, weights };
+        let rows = shape.logits.rows(shape.tokens).max(1);
+        let targets = graph.tensor("targets", [rows], DType::U32, Role::State);
+        let scores = graph.tensor("scores", [rows, 1 + log_likelihood::TOP], DType::F32, Role::State);
+        let likeliest = graph.tensor("likeliest", [rows, log_likelihood::TOP], DType::U32, Role::State);
+        let step = Step {
+            graph,
+            ids,
+            position,
+            history,
+            options,
+            last_seen,
+            drawn,
+            rope,
+            caches: Vec::new(),
+            logits: None,
+            targets,
+            scores,
+            likeliest,
+            weights: Vec::new(),
+        };
         Self { config, layout, shape, step }
     }
 
@@ -231,17 +287,19 @@ impl<'a> Builder<'a> {
         let heads = self.config.layers[layer].query_heads;
         let at = |name: &str| format!("layer.{layer}/attn/{name}");
         let (position, [k, v]) = (self.step.position, self.step.caches[layer]);
-        let StepShape { tokens, batch, splits, .. } = self.shape;
+        let StepShape { tokens, batch, packed, splits, .. } = self.shape;
         let head_dim = self.config.head_dim;
         let graph = &mut self.step.graph;
         let mixed = graph.activation(at("mix"), [tokens, heads * head_dim]);
         if tokens > FEW_TOKENS && batch.is_none() {
             graph.push(at("mix"), Attention::new(graph.tensors(), q, k, v, position, mixed, heads));
         } else if splits == 1 {
-            graph.push(at("mix"), AttentionDecode::new(graph.tensors(), q, k, v, position, mixed, heads));
+            let kernel = AttentionDecode::new(graph.tensors(), q, k, v, position, mixed, heads);
+            graph.push(at("mix"), kernel.with_packed(packed));
         } else {
             let parts = graph.activation(at("mix_parts"), [tokens, heads, splits, head_dim + 4]);
-            graph.push(at("mix"), AttentionDecode::new(graph.tensors(), q, k, v, position, parts, heads));
+            let kernel = AttentionDecode::new(graph.tensors(), q, k, v, position, parts, heads);
+            graph.push(at("mix"), kernel.with_packed(packed));
             graph.push(at("merge"), AttentionMerge::new(graph.tensors(), parts, mixed));
         }
         let out = self.matmul(&at("out"), mixed, &names::out_proj(layer));
@@ -262,7 +320,7 @@ impl<'a> Builder<'a> {
     }
 
     fn head(&mut self, x: TensorId) {
-        let rows = if self.shape.logits == Logits::All { self.shape.tokens } else { 1 };
+        let rows = self.shape.logits.rows(self.shape.tokens);
         let normed = self.norm("head/norm", x, names::NORM, rows);
         let logits = self.logits(rows);
         self.matmul_into("head/logits", normed, names::EMBEDDING, logits);
@@ -276,14 +334,16 @@ impl<'a> Builder<'a> {
         logits
     }
 
-    /// Chooses tokens from the logits.
+    /// Chooses tokens from the logits, and scores them or the targets.
     fn choose(&mut self, logits: TensorId) {
         let (rows, tokens) = (self.step.graph.tensors()[logits].shape.dims()[0], self.shape.tokens);
-        let Step { ids, position, history, options, last_seen, drawn, .. } = self.step;
+        let Step { ids, position, history, options, last_seen, drawn, targets, scores, likeliest, .. } =
+            self.step;
         let graph = &mut self.step.graph;
         let last = self.shape.logits == Logits::Last;
+        let mut scored = ids;
         match self.shape.sampling {
-            None => {}
+            None => scored = targets,
             Some(Sampling::Greedy) => {
                 let tensors = graph.tensors();
                 let kernel = if last {
@@ -299,9 +359,18 @@ impl<'a> Builder<'a> {
                 let out = if last { history } else { drawn };
                 let of = sample::Binds { logits, options, last_seen, ids, position, out, scratch };
                 let tensors = graph.tensors();
-                let kernel = if last { Sample::last(tensors, of, tokens) } else { Sample::rows(tensors, of) };
+                let kernel = if last {
+                    Sample::last(tensors, of, tokens)
+                } else {
+                    scored = drawn;
+                    Sample::rows(tensors, of)
+                };
                 graph.push("head/sample", kernel);
             }
+        }
+        if self.shape.scored {
+            let kernel = LogLikelihood::new(graph.tensors(), logits, scored, scores, likeliest);
+            graph.push("head/log_likelihood", kernel);
         }
     }
 
@@ -337,7 +406,8 @@ impl<'a> Builder<'a> {
         let tokens = self.step.graph.tensors()[x].shape.dims()[0];
         for (weight, rows) in self.weight(name) {
             let graph = &mut self.step.graph;
-            if tokens <= FEW_TOKENS || self.shape.batch.is_some() {
+            let few = tokens <= FEW_TOKENS || self.shape.batch.is_some();
+            if few && !self.shape.packed {
                 let kernel = Matvec::new(graph.tensors(), x, weight, out, rows.start);
                 graph.push(label, kernel);
             } else {

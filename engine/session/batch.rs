@@ -4,7 +4,7 @@
 //! others it shares steps with. (On an adapter whose subgroups have several sizes a driver may choose one for each
 //! pipeline, and the last bits of a sum with it.)
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,13 @@ use cpu_time::ThreadTime;
 
 use crate::error::{Error, Result};
 use crate::gpu::{BufferRange, Executor, Readback, Submission};
+use crate::kernels::draw::{Options, last_seen};
 use crate::kernels::{MOST_TOKENS, argmax};
-use crate::model::openelm::{Logits, StepShape};
+use crate::model::openelm::{Logits, Sampling, StepShape};
+use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::session::load::{Inner, Model};
+use crate::session::scores::{MAX_TOP, Scores, TokenScore};
 use crate::session::step::{self, Bound};
 
 /// Identity of a sequence in a [`BatchSession`]; never used again when the sequence has left.
@@ -29,18 +32,46 @@ impl fmt::Display for SequenceId {
     }
 }
 
-/// Sequences that decode together, each greedily. They join and leave between steps.
+/// How the tokens of a sequence are chosen, and what is told of them. By default the likeliest, and nothing.
+#[derive(Clone, Debug)]
+pub struct SequenceOptions {
+    /// Chooses the tokens: the same ones as [`Session::generate`] with this sampler.
+    pub sampler: Sampler,
+    /// Scores every token, and tells as many of the likeliest beside it, at most [`MAX_TOP`].
+    pub logprobs: Option<usize>,
+}
+
+impl Default for SequenceOptions {
+    fn default() -> Self {
+        Self { sampler: Sampler::greedy(), logprobs: None }
+    }
+}
+
+/// A token of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Decoded {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Its next token.
+    pub token: u32,
+    /// What the model says of the token, where the sequence asks for it.
+    pub logprob: Option<TokenScore>,
+}
+
+/// Sequences that decode together. They join and leave between steps.
 ///
 /// # Examples
 /// ```no_run
 /// # fn main() -> samara::Result<()> {
+/// use samara::session::SequenceOptions;
+///
 /// let model = samara::Model::load("demo", samara::LoadOptions::default())?;
 /// let mut batch = model.batch(8, None)?;
-/// let fox = batch.join(&[1, 51, 87])?;
-/// batch.join(&[1, 40, 41])?;
+/// let fox = batch.join(&[1, 51, 87], SequenceOptions::default())?;
+/// batch.join(&[1, 40, 41], SequenceOptions::default())?;
 /// for _ in 0..16 {
-///     for &(sequence, token) in batch.step()? {
-///         println!("{sequence:?}: {token}");
+///     for decoded in batch.step()? {
+///         println!("{}: {}", decoded.sequence, decoded.token);
 ///     }
 /// }
 /// batch.leave(fox)?;
@@ -59,26 +90,72 @@ pub struct BatchSession {
     /// Position and slot of each row.
     places: BufferRange,
     logits: BufferRange,
-    /// By rows and by the workgroups that share keys.
-    built: HashMap<(usize, usize), Executor>,
+    drawing: Option<Drawing>,
+    scores: Option<Scores>,
+    built: HashMap<Key, Executor>,
     readback: Readback,
+    /// Prompts that wait for the reader or are being read, the oldest first.
+    pending: VecDeque<Pending>,
     sequences: Vec<Sequence>,
     free: Vec<usize>,
     joined: u64,
-    flight: Option<Submission>,
+    flight: Option<Flight>,
     host_time: Duration,
     /// What the last step yielded.
-    tokens: Vec<(SequenceId, u32)>,
+    decoded: Vec<Decoded>,
+}
+
+/// What a step is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    rows: usize,
+    /// Workgroups that share keys.
+    splits: usize,
+    sampling: Sampling,
+    scored: bool,
+}
+
+/// A step that is under way.
+#[derive(Debug)]
+struct Flight {
+    submission: Submission,
+    key: Key,
+}
+
+/// What is needed to draw tokens.
+#[derive(Debug)]
+struct Drawing {
+    /// Those of each row, `[R, 16]`.
+    options: BufferRange,
+    /// Of each slot, `[capacity + 1, V]`.
+    last_seen: BufferRange,
+    /// What each row drew.
+    drawn: BufferRange,
+}
+
+/// A sequence whose prompt is not read yet.
+#[derive(Debug)]
+struct Pending {
+    id: SequenceId,
+    slot: usize,
+    options: SequenceOptions,
+    prompt: Vec<u32>,
+    /// Tokens of the prompt that were handed to the reader.
+    read: usize,
 }
 
 #[derive(Debug)]
 struct Sequence {
     id: SequenceId,
     slot: usize,
+    /// How its tokens are drawn; `None` takes the likeliest.
+    draw: Option<Options>,
+    logprobs: Option<usize>,
     /// Tokens cached.
     position: usize,
     /// The token chosen last, which is not cached.
     last: u32,
+    score: Option<TokenScore>,
     /// Its row of the step that is under way.
     row: Option<usize>,
 }
@@ -111,28 +188,36 @@ impl BatchSession {
             ids: gpu.storage("ids of a batch", rows * 4)?,
             places: gpu.storage("places of a batch", rows * 8)?,
             logits: gpu.storage("logits of a batch", rows * config.vocab_size as u64 * 4)?,
-            readback: Readback::new(gpu, rows * 4),
+            drawing: None,
+            scores: None,
+            readback: Readback::new(gpu, rows * (4 + Scores::ROW_BYTES)),
             built: HashMap::new(),
+            pending: VecDeque::with_capacity(capacity),
             sequences: Vec::with_capacity(capacity),
             free: (0..capacity).rev().collect(),
             joined: 0,
             flight: None,
             host_time: Duration::ZERO,
-            tokens: Vec::with_capacity(capacity),
+            decoded: Vec::with_capacity(capacity),
             model: inner,
             reader,
             capacity,
         })
     }
 
-    /// Returns the number of sequences.
+    /// Returns the number of sequences, those included whose prompts are not read yet.
     pub fn len(&self) -> usize {
-        self.sequences.len()
+        self.sequences.len() + self.pending.len()
     }
 
     /// Tells whether there is no sequence.
     pub fn is_empty(&self) -> bool {
-        self.sequences.is_empty()
+        self.len() == 0
+    }
+
+    /// Returns the number of sequences whose prompts are not read yet.
+    pub fn reading(&self) -> usize {
+        self.pending.len()
     }
 
     /// Returns the most sequences that there may be at once.
@@ -145,24 +230,51 @@ impl BatchSession {
         self.reader.context()
     }
 
-    /// Reads a prompt; from the next step on its continuation is part of the batch.
+    /// Reads a prompt, and those before it that are not read yet; from the next step on its continuation is part of the
+    /// batch.
     ///
     /// # Errors
-    /// When the batch is full, the prompt is refused as by [`Session::prefill`], or the device fails; then the
-    /// batch is as it was.
-    pub fn join(&mut self, prompt: &[u32]) -> Result<SequenceId> {
+    /// As [`enqueue`](Self::enqueue), or when the logits behind a prompt are no numbers or the device fails; then the
+    /// prompt that failed is no part of the batch, nor is this one.
+    pub fn join(&mut self, prompt: &[u32], options: SequenceOptions) -> Result<SequenceId> {
+        let id = self.enqueue(prompt, options)?;
+        while !self.pending.is_empty() {
+            if let Err(error) = self.read_on().and_then(|()| self.finish_reading()) {
+                // It may have been this one's prompt that failed.
+                let _ = self.leave(id);
+                return Err(error);
+            }
+        }
+        Ok(id)
+    }
+
+    /// Makes room for a sequence whose prompt the following steps read, one chunk
+    /// ([`LoadOptions::prefill_chunk`](crate::LoadOptions)) each, so that no other sequence waits for more than that.
+    /// Its tokens begin when it is read; prompts are read in the order in which they came.
+    ///
+    /// # Errors
+    /// When the batch is full, the prompt is refused as by [`Session::prefill`], more logprobs are wanted than
+    /// [`MAX_TOP`], or the vocabulary is too large to be drawn from on the device; then the batch is as it was.
+    pub fn enqueue(&mut self, prompt: &[u32], options: SequenceOptions) -> Result<SequenceId> {
         let Some(&slot) = self.free.last() else {
             return Err(Error::Input(format!("the batch is full: it holds {} sequences", self.capacity)));
         };
-        self.reader.rollback(0)?;
-        self.reader.prefill(prompt)?;
-        let last = self.reader.next_greedy()?;
-        self.adopt(slot, prompt.len());
-        self.model.gpu.check()?;
+        self.reader.check_behind(0, prompt)?;
+        if let Some(wanted) = options.logprobs.filter(|&wanted| wanted > MAX_TOP) {
+            return Err(Error::Input(format!(
+                "{wanted} logprobs are more than {MAX_TOP}, the most there are"
+            )));
+        }
+        if options.logprobs.is_some() {
+            self.ensure_scores()?;
+        }
+        if !options.sampler.is_greedy() {
+            self.ensure_drawing()?;
+        }
         self.free.pop();
         self.joined += 1;
         let id = SequenceId(self.joined);
-        self.sequences.push(Sequence { id, slot, position: prompt.len(), last, row: None });
+        self.pending.push_back(Pending { id, slot, options, prompt: prompt.to_vec(), read: 0 });
         Ok(id)
     }
 
@@ -171,17 +283,21 @@ impl BatchSession {
     /// # Errors
     /// When it has left already, by itself too, as its context was full.
     pub fn leave(&mut self, id: SequenceId) -> Result<()> {
-        let Some(index) = self.sequences.iter().position(|sequence| sequence.id == id) else {
+        let slot = if let Some(index) = self.sequences.iter().position(|sequence| sequence.id == id) {
+            self.sequences.remove(index).slot
+        } else if let Some(index) = self.pending.iter().position(|pending| pending.id == id) {
+            self.pending.remove(index).map_or(0, |pending| pending.slot)
+        } else {
             return Err(Error::Input(format!("{id} is not part of the batch")));
         };
-        let sequence = self.sequences.remove(index);
-        self.free.push(sequence.slot);
+        self.free.push(slot);
         Ok(())
     }
 
     /// Takes every sequence out of the batch.
     pub fn clear(&mut self) {
         self.free.extend(self.sequences.drain(..).map(|sequence| sequence.slot));
+        self.free.extend(self.pending.drain(..).map(|pending| pending.slot));
     }
 
     /// Returns the processor time spent so far in recording and submitting steps.
@@ -189,21 +305,23 @@ impl BatchSession {
         self.host_time + self.reader.host_time()
     }
 
-    /// Returns the next token of every sequence, in the order in which they joined, and has the ones after them
-    /// computed meanwhile. The end-of-sequence token is one like the others; a sequence leaves by itself only behind
-    /// the token that its context has no room for.
+    /// Returns the next token of every sequence whose prompt is read, in the order in which they joined, and has the
+    /// ones after them computed meanwhile, with a chunk of the oldest prompt that is not read. The end-of-sequence token
+    /// is one like the others; a sequence leaves by itself only behind the token that its context has no room for.
     ///
     /// # Errors
-    /// When all logits of a sequence are NaN: the others go on once it has left. When the device fails: the tokens
+    /// When logits of a sequence are no numbers: the others go on once it has left. When the device fails: the tokens
     /// of this step are lost.
-    pub fn step(&mut self) -> Result<&[(SequenceId, u32)]> {
+    pub fn step(&mut self) -> Result<&[Decoded]> {
         self.receive()?;
-        if let Some(sequence) = self.sequences.iter().find(|sequence| sequence.last == argmax::NONE) {
-            let Sequence { position, id, .. } = sequence;
+        self.finish_reading()?;
+        if let Some(Sequence { position, id, .. }) =
+            self.sequences.iter().find(|sequence| sequence.is_broken())
+        {
             return Err(Error::Model(format!("the logits at position {position} of {id} are no numbers")));
         }
-        self.tokens.clear();
-        self.tokens.extend(self.sequences.iter().map(|sequence| (sequence.id, sequence.last)));
+        self.decoded.clear();
+        self.decoded.extend(self.sequences.iter().map(Sequence::decoded));
         let context = self.context();
         let free = &mut self.free;
         self.sequences.retain(|sequence| {
@@ -214,7 +332,80 @@ impl BatchSession {
             goes_on
         });
         self.submit()?;
-        Ok(&self.tokens)
+        self.read_on()?;
+        Ok(&self.decoded)
+    }
+
+    /// Hands the next chunk of the oldest prompt to the reader, if there is one, and does not wait.
+    fn read_on(&mut self) -> Result<()> {
+        let Some(pending) = self.pending.front_mut() else { return Ok(()) };
+        if pending.read == 0 {
+            self.reader.rollback(0)?;
+        }
+        let rest = &pending.prompt[pending.read..];
+        let chunk = &rest[..rest.len().min(self.model.chunk)];
+        let logits = if chunk.len() == rest.len() { Logits::Last } else { Logits::None };
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let read = self.reader.advance(chunk, logits, &[]);
+        pending.read += chunk.len();
+        if read.is_err() {
+            self.drop_front();
+        }
+        read
+    }
+
+    /// Makes the oldest prompt a sequence that decodes, if it was read whole.
+    fn finish_reading(&mut self) -> Result<()> {
+        if self.pending.front().is_none_or(|pending| pending.read < pending.prompt.len()) {
+            return Ok(());
+        }
+        let begun = self.begin();
+        let Some(pending) = self.pending.pop_front() else { return Ok(()) };
+        match begun {
+            Ok(sequence) => self.sequences.push(sequence),
+            Err(error) => {
+                self.free.push(pending.slot);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_front(&mut self) {
+        self.free.extend(self.pending.pop_front().map(|pending| pending.slot));
+    }
+
+    /// Chooses the first token behind the prompt that the reader holds, and moves what it cached to a slot.
+    fn begin(&mut self) -> Result<Sequence> {
+        let Some(Pending { id, slot, options, prompt, .. }) = self.pending.front() else {
+            unreachable!("a prompt was read")
+        };
+        let SequenceOptions { sampler, logprobs } = options;
+        let last = self.reader.choose(sampler)?;
+        if last == argmax::NONE {
+            return Err(self.reader.not_finite());
+        }
+        let score = match logprobs {
+            None => None,
+            Some(wanted) => {
+                let score = self.reader.steps.score_last(&self.model, last, *wanted)?;
+                Some(score.ok_or_else(|| self.reader.not_finite())?)
+            }
+        };
+        let draw = (!sampler.is_greedy()).then(|| sampler.options().packed());
+        if let (Some(_), Some(drawing)) = (&draw, &self.drawing) {
+            let vocabulary = self.model.config.vocab_size;
+            let mut seen = last_seen(prompt, vocabulary);
+            seen[last as usize] = prompt.len() as u32 + 1;
+            let row = vocabulary as u64 * 4;
+            self.model.gpu.write(&drawing.last_seen, *slot as u64 * row, bytemuck::cast_slice(&seen));
+        }
+        self.adopt(*slot, prompt.len());
+        self.model.gpu.check()?;
+        let (position, logprobs) = (prompt.len(), *logprobs);
+        Ok(Sequence { id: *id, slot: *slot, draw, logprobs, position, last, score, row: None })
     }
 
     /// Copies what the reader cached, the first `tokens` of every head, to a slot.
@@ -236,19 +427,23 @@ impl BatchSession {
 
     /// Takes in what the step that is under way chose.
     fn receive(&mut self) -> Result<()> {
-        let Some(submission) = self.flight.take() else { return Ok(()) };
-        let rows = self.sequences.iter().filter_map(|sequence| sequence.row).max().map_or(0, |row| row + 1);
-        if rows == 0 {
+        let Some(Flight { submission, key }) = self.flight.take() else { return Ok(()) };
+        if self.sequences.iter().all(|sequence| sequence.row.is_none()) {
             return Ok(());
         }
-        let sequences = &mut self.sequences;
-        self.readback.map(&self.model.gpu, &submission, rows as u64 * 4, |bytes| {
-            for (row, id) in step::words(bytes).enumerate() {
-                if let Some(sequence) = sequences.iter_mut().find(|sequence| sequence.row == Some(row)) {
-                    sequence.last = id;
-                    sequence.position += 1;
-                    sequence.row = None;
-                }
+        let (ids, sequences) = (key.rows * 4, &mut self.sequences);
+        let bytes = ids as u64 + if key.scored { key.rows as u64 * Scores::ROW_BYTES } else { 0 };
+        self.readback.map(&self.model.gpu, &submission, bytes, |bytes| {
+            let (ids, scores) = bytes.split_at(ids);
+            for (row, id) in step::words(ids).enumerate() {
+                let Some(sequence) = sequences.iter_mut().find(|sequence| sequence.row == Some(row)) else {
+                    continue;
+                };
+                sequence.last = id;
+                sequence.score =
+                    sequence.logprobs.and_then(|wanted| Scores::of_row(scores, key.rows, row, id, wanted));
+                sequence.position += 1;
+                sequence.row = None;
             }
         })
     }
@@ -260,44 +455,107 @@ impl BatchSession {
         }
         let rows = self.sequences.len().next_power_of_two();
         let seen = self.sequences.iter().map(|sequence| sequence.position + 1).max();
-        let key = (rows, self.model.splits(seen.unwrap_or(0)));
+        let random = self.sequences.iter().any(|sequence| sequence.draw.is_some());
+        let key = Key {
+            rows,
+            splits: self.model.splits(seen.unwrap_or(0)),
+            sampling: if random { Sampling::Random } else { Sampling::Greedy },
+            scored: self.sequences.iter().any(|sequence| sequence.logprobs.is_some()),
+        };
         if !self.built.contains_key(&key) {
             let executor = self.build(key)?;
             self.built.insert(key, executor);
         }
-        // A row without a sequence is at the start of a slot that nobody reads.
+        // A row without a sequence is at the start of a slot that nobody reads, and takes the likeliest.
         let (mut ids, mut places) = ([0u32; MOST_TOKENS], [[0, self.capacity as u32]; MOST_TOKENS]);
+        let mut options = [Sampler::greedy().options().packed(); MOST_TOKENS];
         for (row, sequence) in self.sequences.iter_mut().enumerate() {
             ids[row] = sequence.last;
             places[row] = [sequence.position as u32, sequence.slot as u32];
+            options[row] = sequence.draw.unwrap_or(options[row]);
             sequence.row = Some(row);
         }
         let (gpu, start) = (&self.model.gpu, ThreadTime::now());
         gpu.write(&self.ids, 0, bytemuck::cast_slice(&ids[..rows]));
         gpu.write(&self.places, 0, bytemuck::cast_slice(&places[..rows]));
-        let chosen = self.ids.slice(0, rows as u64 * 4);
-        self.flight = Some(self.built[&key].run_and_copy(gpu, 1, &chosen, &self.readback));
+        let drawing = self.drawing.as_ref().filter(|_| random);
+        if let Some(drawing) = drawing {
+            gpu.write(&drawing.options, 0, bytemuck::cast_slice(&options[..rows]));
+        }
+        let chosen = drawing.map_or(&self.ids, |drawing| &drawing.drawn).slice(0, rows as u64 * 4);
+        let executor = &self.built[&key];
+        let submission = match self.scores.as_ref().filter(|_| key.scored) {
+            None => executor.run_and_copy(gpu, 1, &[&chosen], &self.readback),
+            Some(scores) => {
+                let [values, likeliest] = scores.ranges(rows);
+                executor.run_and_copy(gpu, 1, &[&chosen, &values, &likeliest], &self.readback)
+            }
+        };
+        self.flight = Some(Flight { submission, key });
         self.host_time += start.elapsed();
         gpu.check()
     }
 
-    fn build(&self, (rows, splits): (usize, usize)) -> Result<Executor> {
-        let model = &self.model;
+    fn build(&self, key: Key) -> Result<Executor> {
+        let (model, Key { rows, splits, sampling, scored }) = (&self.model, key);
         let shape = StepShape {
             logits: Logits::All,
+            sampling: Some(sampling),
+            scored,
             batch: Some(self.capacity + 1),
             splits,
             ..StepShape::greedy(rows, self.context(), model.kv.dtype())
         };
         let step = model.step(shape);
         let mut bound = Bound::of_step(model, &step, &self.caches)?;
-        bound.set(step.ids, vec![self.ids.slice(0, rows as u64 * 4)]);
-        bound.set(step.position, vec![self.places.slice(0, rows as u64 * 8)]);
+        let words = rows as u64 * 4;
+        bound.set(step.ids, vec![self.ids.slice(0, words)]);
+        bound.set(step.position, vec![self.places.slice(0, 2 * words)]);
         bound.set(step.rope, vec![self.reader.steps.rope().clone()]);
         if let Some(logits) = step.logits {
-            let bytes = rows as u64 * model.config.vocab_size as u64 * 4;
+            let bytes = words * model.config.vocab_size as u64;
             bound.set(logits, vec![self.logits.slice(0, bytes)]);
         }
+        if let Some(drawing) = &self.drawing {
+            bound.set(step.options, vec![drawing.options.slice(0, words * Options::WORDS as u64)]);
+            bound.set(step.last_seen, vec![drawing.last_seen.clone()]);
+            bound.set(step.drawn, vec![drawing.drawn.slice(0, words)]);
+        }
+        if let Some(scores) = self.scores.as_ref().filter(|_| scored) {
+            scores.bind(&mut bound, &step, rows);
+        }
         bound.executor(model, &step)
+    }
+
+    fn ensure_scores(&mut self) -> Result<()> {
+        if self.scores.is_none() {
+            self.scores = Some(Scores::new(&self.model.gpu, self.capacity.next_power_of_two())?);
+        }
+        Ok(())
+    }
+
+    fn ensure_drawing(&mut self) -> Result<()> {
+        step::check_vocabulary(&self.model)?;
+        if self.drawing.is_none() {
+            let (gpu, rows) = (&self.model.gpu, self.capacity.next_power_of_two() as u64);
+            let seen = (self.capacity as u64 + 1) * self.model.config.vocab_size as u64;
+            self.drawing = Some(Drawing {
+                options: gpu.storage("options of a batch", rows * 4 * Options::WORDS as u64)?,
+                last_seen: gpu.storage("last_seen of a batch", seen * 4)?,
+                drawn: gpu.storage("drawn by a batch", rows * 4)?,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Sequence {
+    fn decoded(&self) -> Decoded {
+        Decoded { sequence: self.id, token: self.last, logprob: self.score }
+    }
+
+    /// Tells whether nothing could be chosen, or the choice not be scored.
+    fn is_broken(&self) -> bool {
+        self.last == argmax::NONE || self.logprobs.is_some() && self.score.is_none()
     }
 }

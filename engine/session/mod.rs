@@ -5,17 +5,19 @@ mod generate;
 mod inspect;
 mod load;
 mod profile;
+mod scores;
 mod speculate;
 mod step;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use batch::{BatchSession, SequenceId};
+pub use batch::{BatchSession, Decoded, SequenceId, SequenceOptions};
 pub use generate::{MAX_TOKENS_PER_SUBMIT, Tokens};
 pub use inspect::{DispatchReport, Inspection, WeightReport};
 pub use load::{KvFormat, LoadOptions, Model, Progress};
 pub use profile::{Counts, StepOp};
+pub use scores::{MAX_TOP, TokenScore};
 pub use speculate::{Acceptance, Drafter, MAX_DRAFT};
 
 use cpu_time::ThreadTime;
@@ -97,7 +99,7 @@ impl Session {
         let chunks = ids.chunks(self.model.chunk);
         let last = chunks.len() - 1;
         for (index, chunk) in chunks.enumerate() {
-            self.advance(chunk, if index == last { Logits::Last } else { Logits::None })?;
+            self.advance(chunk, if index == last { Logits::Last } else { Logits::None }, &[])?;
         }
         Ok(())
     }
@@ -180,27 +182,24 @@ impl Session {
     /// As [`prefill`](Self::prefill).
     pub fn nll(&mut self, ids: &[u32]) -> Result<Vec<f64>> {
         self.check(ids)?;
-        let vocab = self.model.config.vocab_size;
         let mut scores = Vec::with_capacity(ids.len() - 1);
         for (index, chunk) in ids.chunks(self.model.chunk).enumerate() {
-            self.advance(chunk, Logits::All)?;
-            let bytes = self.model.gpu.read(&self.steps.all_logits(chunk.len()))?;
-            let logits: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
             let targets = &ids[index * self.model.chunk + 1..];
-            if !logits.iter().all(|logit| logit.is_finite()) {
-                return Err(self.not_finite());
+            let targets = &targets[..targets.len().min(chunk.len())];
+            self.advance(chunk, Logits::All, targets)?;
+            for score in self.steps.scores(&self.model, chunk.len(), targets)? {
+                scores.push(-f64::from(score.ok_or_else(|| self.not_finite())?.logprob));
             }
-            scores.extend(logits.chunks_exact(vocab).zip(targets).map(|(row, &id)| nll(row, id)));
         }
         Ok(scores)
     }
 
-    /// Runs one step and records what it left on the device.
-    fn advance(&mut self, ids: &[u32], logits: Logits) -> Result<()> {
+    /// Runs one step and records what it left on the device; with all logits it scores `targets`.
+    fn advance(&mut self, ids: &[u32], logits: Logits, targets: &[u32]) -> Result<()> {
         let known = matches!(self.held, Held::Here(Some(id)) if ids == [id]);
         self.held = Held::Nothing;
         let start = ThreadTime::now();
-        self.steps.run(&self.model, self.history.len(), ids, known, logits)?;
+        self.steps.run(&self.model, self.history.len(), ids, known, logits, targets)?;
         self.host_time += start.elapsed();
         self.history.extend_from_slice(ids);
         if logits == Logits::Last {
@@ -221,7 +220,7 @@ impl Session {
                 Ok(())
             }
             (Held::Behind, Some(last)) => {
-                let replayed = self.advance(&[last], Logits::Last);
+                let replayed = self.advance(&[last], Logits::Last, &[]);
                 if replayed.is_err() {
                     self.history.push(last);
                 }
@@ -240,6 +239,11 @@ impl Session {
 
     /// Refuses ids that cannot be appended.
     fn check(&self, ids: &[u32]) -> Result<()> {
+        self.check_behind(self.position(), ids)
+    }
+
+    /// Refuses ids that could not be appended at a position.
+    fn check_behind(&self, position: usize, ids: &[u32]) -> Result<()> {
         let vocab = self.model.config.vocab_size;
         if ids.is_empty() {
             return Err(Error::Input("the prompt is empty: at least one token id is needed".into()));
@@ -249,22 +253,15 @@ impl Session {
                 "token id {id} at index {index} is outside the vocabulary of {vocab}"
             )));
         }
-        if ids.len() > self.context() - self.position() {
+        if ids.len() > self.context() - position {
             return Err(Error::Input(format!(
                 "{} tokens after the {} already cached need a context of {}, but it holds {}",
                 ids.len(),
-                self.position(),
-                ids.len() + self.position(),
+                position,
+                ids.len() + position,
                 self.context()
             )));
         }
         Ok(())
     }
-}
-
-/// `-log softmax(row)[id]` in nats.
-fn nll(row: &[f32], id: u32) -> f64 {
-    let top = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = row.iter().map(|&v| (f64::from(v) - top).exp()).sum();
-    sum.ln() + top - f64::from(row[id as usize])
 }

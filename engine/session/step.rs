@@ -15,6 +15,7 @@ use crate::model::openelm::{self, Logits, Sampling, Step, StepShape};
 use crate::sampler::Sampler;
 use crate::session::generate::{IN_FLIGHT, MAX_TOKENS_PER_SUBMIT};
 use crate::session::load::Inner;
+use crate::session::scores::{Scores, TokenScore};
 use crate::tensor::{TensorDesc, TensorId};
 
 /// Steps of many tokens that are kept before they are built anew; a full chunk and a rest are two.
@@ -26,18 +27,20 @@ struct Key {
     tokens: usize,
     logits: Logits,
     sampling: Option<Sampling>,
+    scored: bool,
     splits: usize,
 }
 
 impl Key {
-    /// A step of a prompt.
+    /// A step of a prompt; all of its logits are wanted only to score tokens.
     fn prompt(tokens: usize, logits: Logits, splits: usize) -> Self {
-        Self { tokens, logits, sampling: (logits == Logits::Last).then_some(Sampling::Greedy), splits }
+        let sampling = (logits == Logits::Last).then_some(Sampling::Greedy);
+        Self { tokens, logits, sampling, scored: logits == Logits::All, splits }
     }
 
     /// A step that decodes one token.
     fn decode(sampling: Sampling, splits: usize) -> Self {
-        Self { tokens: 1, logits: Logits::Last, sampling: Some(sampling), splits }
+        Self { tokens: 1, logits: Logits::Last, sampling: Some(sampling), scored: false, splits }
     }
 }
 
@@ -66,6 +69,9 @@ pub(super) struct Steps {
     caches: Vec<[BufferRange; 2]>,
     last_logits: BufferRange,
     all_logits: Option<BufferRange>,
+    scores: Option<Scores>,
+    /// Scores the token that was chosen from the last logits.
+    scoring: Option<Executor>,
     built: HashMap<Key, Executor>,
     /// Where blocks of ids are read back, in turn; the last one holds the token that a prompt's step chose.
     readbacks: Vec<Readback>,
@@ -104,6 +110,8 @@ impl Steps {
             caches,
             last_logits: gpu.storage("logits", config.vocab_size as u64 * 4)?,
             all_logits: None,
+            scores: None,
+            scoring: None,
             built: HashMap::new(),
             readbacks: (0..=IN_FLIGHT)
                 .map(|_| Readback::new(gpu, MAX_TOKENS_PER_SUBMIT as u64 * 4))
@@ -140,14 +148,15 @@ impl Steps {
     /// The logits of a step of `tokens` tokens, `[T, V]`.
     ///
     /// # Panics
-    /// When no step computed all of its logits yet.
-    pub(super) fn all_logits(&self, tokens: usize) -> BufferRange {
+    /// When no step that computes all of its logits was built yet.
+    fn all_logits(&self, tokens: usize) -> BufferRange {
         let row = self.last_logits.bytes();
         self.all_logits.as_ref().expect("a step computed all logits").slice(0, row * tokens as u64)
     }
 
     /// Submits one step that appends `ids` at `position`. `ids` are not uploaded where they are
-    /// `on_device` already. The argmax of the last logits, if they are computed, becomes the chosen token.
+    /// `on_device` already. The argmax of the last logits, if they are computed, becomes the chosen token; where all are
+    /// computed, `targets` are scored.
     pub(super) fn run(
         &mut self,
         model: &Inner,
@@ -155,6 +164,7 @@ impl Steps {
         ids: &[u32],
         on_device: bool,
         logits: Logits,
+        targets: &[u32],
     ) -> Result<()> {
         let splits = model.splits_of(ids.len(), position);
         let (gpu, key) = (&model.gpu, Key::prompt(ids.len(), logits, splits));
@@ -162,10 +172,13 @@ impl Steps {
         if !on_device {
             gpu.write(&self.ids, 0, bytemuck::cast_slice(ids));
         }
+        if let Some(scores) = &self.scores {
+            scores.aim(gpu, targets);
+        }
         self.place(model, position);
         if logits == Logits::Last {
             let chosen = self.ids.slice(0, 4);
-            self.chosen = Some(self.built[&key].run_and_copy(gpu, 1, &chosen, &self.readbacks[IN_FLIGHT]));
+            self.chosen = Some(self.built[&key].run_and_copy(gpu, 1, &[&chosen], &self.readbacks[IN_FLIGHT]));
             self.device_position = Some(position + ids.len());
         } else {
             self.built[&key].run(gpu);
@@ -179,14 +192,61 @@ impl Steps {
         self.readbacks[IN_FLIGHT].map(&model.gpu, submission, 4, |bytes| words(bytes).sum())
     }
 
+    /// Returns the scores of the rows of the step that ran last and computed all of its logits: of `targets`, one for
+    /// each of its tokens or of all but the last; `None` where a logit is no number.
+    pub(super) fn scores(
+        &self,
+        model: &Inner,
+        tokens: usize,
+        targets: &[u32],
+    ) -> Result<Vec<Option<TokenScore>>> {
+        let scores = self.scores.as_ref().expect("a step that scores has run");
+        let [values, likeliest] = scores.ranges(tokens).map(|range| model.gpu.read(&range));
+        let bytes = [values?, likeliest?].concat();
+        let score = |(row, &target)| Scores::of_row(&bytes, tokens, row, target, 0);
+        Ok(targets.iter().enumerate().map(score).collect())
+    }
+
+    /// Returns the score of a token by the last logits, with as many of the likeliest as are wanted; `None` where a
+    /// logit is no number.
+    pub(super) fn score_last(
+        &mut self,
+        model: &Inner,
+        token: u32,
+        wanted: usize,
+    ) -> Result<Option<TokenScore>> {
+        self.ensure_scores(model)?;
+        let scores = self.scores.as_ref().expect("it was just allocated");
+        if self.scoring.is_none() {
+            let step = openelm::scoring(&model.config, &model.layout);
+            let mut bound = Bound::of_step(model, &step, &[])?;
+            scores.bind(&mut bound, &step, 1);
+            step.logits.into_iter().for_each(|logits| bound.set(logits, vec![self.last_logits.clone()]));
+            self.scoring = Some(bound.executor(model, &step)?);
+        }
+        scores.aim(&model.gpu, &[token]);
+        if let Some(scoring) = &self.scoring {
+            scoring.run(&model.gpu);
+        }
+        Ok(self.scores(model, 1, &[token])?[0].map(|score| score.with_top(wanted)))
+    }
+
+    fn ensure_scores(&mut self, model: &Inner) -> Result<()> {
+        if self.scores.is_none() {
+            self.scores = Some(Scores::new(&model.gpu, self.rows(model))?);
+        }
+        Ok(())
+    }
+
+    /// Most tokens of a step.
+    fn rows(&self, model: &Inner) -> usize {
+        model.chunk.max(FEW_TOKENS).min(self.context)
+    }
+
     /// Draws a token from the last logits, which follow from `history`.
     pub(super) fn draw(&mut self, model: &Inner, history: &[u32], sampler: &Sampler) -> Result<()> {
         let (gpu, vocab) = (&model.gpu, model.config.vocab_size);
-        if vocab > MAX_VOCABULARY {
-            return Err(Error::Unsupported(format!(
-                "a vocabulary of {vocab} tokens cannot be drawn from on the device: at most {MAX_VOCABULARY} can"
-            )));
-        }
+        check_vocabulary(model)?;
         if self.drawing.is_none() {
             let step = openelm::drawing(&model.config, &model.layout, self.context);
             let mut bound = Bound::of_step(model, &step, &[])?;
@@ -199,7 +259,7 @@ impl Steps {
         self.place(model, history.len() - 1);
         if let Some(drawing) = &self.drawing {
             let chosen = self.ids.slice(0, 4);
-            self.chosen = Some(drawing.run_and_copy(gpu, 1, &chosen, &self.readbacks[IN_FLIGHT]));
+            self.chosen = Some(drawing.run_and_copy(gpu, 1, &[&chosen], &self.readbacks[IN_FLIGHT]));
         }
         self.device_position = Some(history.len());
         gpu.check()
@@ -228,7 +288,7 @@ impl Steps {
         self.place(model, position);
         let (readback, ids) = (self.turn, self.history.slice((position as u64 + 1) * 4, count as u64 * 4));
         self.turn = (self.turn + 1) % IN_FLIGHT;
-        let submission = self.built[&key].run_and_copy(gpu, count, &ids, &self.readbacks[readback]);
+        let submission = self.built[&key].run_and_copy(gpu, count, &[&ids], &self.readbacks[readback]);
         self.device_position = Some(position + count);
         gpu.check()?;
         Ok(Block { count, readback, submission })
@@ -248,7 +308,7 @@ impl Steps {
         let tokens = if position + filled <= self.context { filled } else { ids.len() };
         let (logits, sampling) = (Logits::All, Some(sampling(sampler)));
         let splits = model.splits_of(tokens, position);
-        let (gpu, key) = (&model.gpu, Key { tokens, logits, sampling, splits });
+        let (gpu, key) = (&model.gpu, Key { tokens, logits, sampling, scored: false, splits });
         self.ensure(model, key)?;
         let mut rows = [ids[0]; FEW_TOKENS];
         rows[..ids.len()].copy_from_slice(ids);
@@ -256,7 +316,7 @@ impl Steps {
         self.place(model, position);
         let out = if sampler.is_greedy() { &self.ids } else { &self.drawn };
         let (readback, chosen) = (self.turn, out.slice(0, ids.len() as u64 * 4));
-        let submission = self.built[&key].run_and_copy(gpu, 1, &chosen, &self.readbacks[readback]);
+        let submission = self.built[&key].run_and_copy(gpu, 1, &[&chosen], &self.readbacks[readback]);
         gpu.check()?;
         Ok(Block { count: ids.len(), readback, submission })
     }
@@ -316,21 +376,25 @@ impl Steps {
 
     /// Builds graph, plan, buffers and bind groups of a step.
     fn build(&mut self, model: &Inner, key: Key) -> Result<()> {
-        let Key { tokens, logits, sampling, splits } = key;
-        let gpu = &model.gpu;
+        let Key { tokens, logits, sampling, scored, splits } = key;
         if logits == Logits::All && self.all_logits.is_none() {
-            let rows = model.chunk.max(FEW_TOKENS).min(self.context);
-            let bytes = self.last_logits.bytes() * rows as u64;
-            self.all_logits = Some(gpu.storage("logits of a chunk", bytes)?);
+            let bytes = self.last_logits.bytes() * self.rows(model) as u64;
+            self.all_logits = Some(model.gpu.storage("logits of a chunk", bytes)?);
+        }
+        if scored {
+            self.ensure_scores(model)?;
         }
         let long = |key: &Key| key.tokens > FEW_TOKENS;
         if self.built.keys().filter(|key| long(key)).count() > KEPT {
             self.built.retain(|key, _| !long(key));
         }
         let shape = StepShape::greedy(tokens, self.context, model.kv.dtype());
-        let step = model.step(StepShape { logits, sampling, splits, ..shape });
+        let step = model.step(StepShape { logits, sampling, scored, splits, ..shape });
         let mut bound = Bound::of_step(model, &step, &self.caches)?;
         self.bind_state(&mut bound, &step, tokens);
+        if let Some(scores) = self.scores.as_ref().filter(|_| scored) {
+            scores.bind(&mut bound, &step, tokens);
+        }
         if let Some(tensor) = step.logits {
             let all = logits == Logits::All;
             bound.set(tensor, vec![if all { self.all_logits(tokens) } else { self.last_logits.clone() }]);
@@ -349,6 +413,17 @@ pub(super) fn caches(model: &Inner, slots: usize, context: usize) -> Result<Vec<
         Ok([k?, v?])
     };
     model.config.layers.iter().enumerate().map(cache).collect()
+}
+
+/// Refuses to draw from a vocabulary that is too large.
+pub(super) fn check_vocabulary(model: &Inner) -> Result<()> {
+    let vocab = model.config.vocab_size;
+    if vocab > MAX_VOCABULARY {
+        return Err(Error::Unsupported(format!(
+            "a vocabulary of {vocab} tokens cannot be drawn from on the device: at most {MAX_VOCABULARY} can"
+        )));
+    }
+    Ok(())
 }
 
 fn sampling(sampler: &Sampler) -> Sampling {

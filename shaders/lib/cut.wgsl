@@ -1,7 +1,7 @@
 // Where the likeliest candidates of a row are cut off without sorting them: a histogram over the distance to the
 // maximum finds the bin in which the sum of counts or weights reaches its goal, more of them over the digits of
 // keys and ids narrow it to 256 candidates if need be, and those are ranked against each other.
-// The including kernel declares the bindings and the workgroup memory, and says what a weight is.
+// The including kernel declares the bindings and the workgroup memory, and says what the scale of a row and a weight are.
 
 const BINS = 256u;
 const GROUPS = 16u; // of 16 bins each
@@ -60,11 +60,11 @@ fn narrowed(path: Path, level: u32, bin: u32) -> Path {
 }
 
 // What a candidate adds to the sum, and its bucket; nothing if it is cut off or the path passes it by.
-fn measured(path: Path, last: vec2<u32>, measure: u32, top: f32, key: u32, id: u32) -> vec2<u32> {
+fn measured(path: Path, last: vec2<u32>, measure: u32, scale: Scale, key: u32, id: u32) -> vec2<u32> {
     if key < last.x || (key == last.x && id > last.y) {
         return vec2<u32>(0u);
     }
-    let distance = distance_to(top, key);
+    let distance = distance_to(scale, key);
     let bucket = min(u32(distance * 11.5), 255u);
     let off = ((bucket ^ path.bucket) & path.bucket_mask) | ((key ^ path.key) & path.key_mask)
         | ((id ^ path.id) & path.id_mask);
@@ -78,8 +78,8 @@ fn measured(path: Path, last: vec2<u32>, measure: u32, top: f32, key: u32, id: u
     return vec2<u32>(weight(distance), bucket);
 }
 
-fn tally(path: Path, level: u32, last: vec2<u32>, measure: u32, top: f32, key: u32, id: u32) {
-    let own = measured(path, last, measure, top, key, id);
+fn tally(path: Path, level: u32, last: vec2<u32>, measure: u32, scale: Scale, key: u32, id: u32) {
+    let own = measured(path, last, measure, scale, key, id);
     if own.x > 0u {
         let bin = digit(level, own.y, key, id);
         atomicAdd(&counts[bin], 1u);
@@ -90,8 +90,8 @@ fn tally(path: Path, level: u32, last: vec2<u32>, measure: u32, top: f32, key: u
     }
 }
 
-fn enlist(path: Path, last: vec2<u32>, measure: u32, top: f32, key: u32, id: u32) {
-    let own = measured(path, last, measure, top, key, id);
+fn enlist(path: Path, last: vec2<u32>, measure: u32, scale: Scale, key: u32, id: u32) {
+    let own = measured(path, last, measure, scale, key, id);
     if own.x > 0u {
         let slot = atomicAdd(&listed, 1u);
         if slot < BINS {
@@ -109,19 +109,19 @@ fn bin_sum(bin: u32, measure: u32) -> vec2<u32> {
 }
 
 // What a sum over `total` has to reach.
-fn goal_of(measure: u32, total: vec2<u32>, draw: u32) -> vec2<u32> {
+fn goal_of(measure: u32, total: vec2<u32>, draw: u32, table: u32) -> vec2<u32> {
     if measure == COUNT {
-        return vec2<u32>(0u, options.top_k);
+        return vec2<u32>(0u, options[table].top_k);
     }
     if measure == SHARE {
-        return wide_share(total, options.top_p, true);
+        return wide_share(total, options[table].top_p, true);
     }
     return wide_add(wide_share(total, draw, false), vec2<u32>(0u, 1u));
 }
 
 // The bin in which the sum reaches its goal: the one of `measure` at first, then what is left of it. Every
 // invocation must call, and gets the result, when bins are written.
-fn find(index: u32, first: bool, measure: u32, draw: u32) -> Found {
+fn find(index: u32, first: bool, measure: u32, draw: u32, table: u32) -> Found {
     workgroupBarrier();
     if index < GROUPS {
         var sum = vec2<u32>(0u);
@@ -138,7 +138,7 @@ fn find(index: u32, first: bool, measure: u32, draw: u32) -> Found {
         }
         var left = found.goal;
         if first {
-            left = goal_of(measure, total, draw);
+            left = goal_of(measure, total, draw, table);
         }
         var bin = NONE;
         if !wide_less(total, left) {
@@ -169,7 +169,7 @@ fn clear_bins(index: u32) {
 }
 
 // Returns the last candidate, down from the likeliest, that the goal of a measure needs; `last` if all are.
-fn cut_off(index: u32, base: u32, last: vec2<u32>, measure: u32, top: f32) -> vec2<u32> {
+fn cut_off(index: u32, base: u32, last: vec2<u32>, measure: u32, scale: Scale) -> vec2<u32> {
     let vectors = (params.vocabulary + 3u) / 4u;
     var path = Path(0u, 0u, 0u, 0u, 0u, 0u);
     var goal = vec2<u32>(0u);
@@ -177,12 +177,12 @@ fn cut_off(index: u32, base: u32, last: vec2<u32>, measure: u32, top: f32) -> ve
         clear_bins(index);
         for (var i = index; i < vectors; i += WG) {
             let four = scratch[base + i];
-            tally(path, level, last, measure, top, four.x, i * 4u);
-            tally(path, level, last, measure, top, four.y, i * 4u + 1u);
-            tally(path, level, last, measure, top, four.z, i * 4u + 2u);
-            tally(path, level, last, measure, top, four.w, i * 4u + 3u);
+            tally(path, level, last, measure, scale, four.x, i * 4u);
+            tally(path, level, last, measure, scale, four.y, i * 4u + 1u);
+            tally(path, level, last, measure, scale, four.z, i * 4u + 2u);
+            tally(path, level, last, measure, scale, four.w, i * 4u + 3u);
         }
-        let next = find(index, level == 0u, measure, 0u);
+        let next = find(index, level == 0u, measure, 0u, scale.table);
         if next.bin == NONE {
             return last;
         }
@@ -199,10 +199,10 @@ fn cut_off(index: u32, base: u32, last: vec2<u32>, measure: u32, top: f32) -> ve
     workgroupBarrier();
     for (var i = index; i < vectors; i += WG) {
         let four = scratch[base + i];
-        enlist(path, last, measure, top, four.x, i * 4u);
-        enlist(path, last, measure, top, four.y, i * 4u + 1u);
-        enlist(path, last, measure, top, four.z, i * 4u + 2u);
-        enlist(path, last, measure, top, four.w, i * 4u + 3u);
+        enlist(path, last, measure, scale, four.x, i * 4u);
+        enlist(path, last, measure, scale, four.y, i * 4u + 1u);
+        enlist(path, last, measure, scale, four.z, i * 4u + 2u);
+        enlist(path, last, measure, scale, four.w, i * 4u + 3u);
     }
     workgroupBarrier();
     rank(index, goal);

@@ -41,8 +41,8 @@ pub(super) fn chain(graph: &Graph, index: usize) -> Option<Chain> {
 fn fuse_at(graph: &mut Graph, index: usize) -> Option<()> {
     let Chain { norm, rope, write, ops, attention } = chain(graph, index)?;
     let mix = &graph.ops[attention];
-    let decode = kernel::<AttentionDecode>(mix).map(|mix| mix.out);
-    let out = decode.or(kernel::<Attention>(mix).map(|mix| mix.out))?;
+    let decode = kernel::<AttentionDecode>(mix).map(|mix| (mix.out, mix.packed));
+    let out = decode.map(|(out, _)| out).or(kernel::<Attention>(mix).map(|mix| mix.out))?;
 
     let (tensors, heads) = (graph.tensors(), norm.query_heads);
     let (tokens, head_dim) = (tensors[norm.qkv].shape.dims()[0], tensors[norm.q_weight].shape.elements());
@@ -62,8 +62,9 @@ fn fuse_at(graph: &mut Graph, index: usize) -> Option<()> {
         norm.eps,
     );
     let (k, v, position) = (write.k_cache, write.v_cache, write.position);
-    graph.ops[attention].kernel = if decode.is_some() {
-        Box::new(AttentionDecode::new(tensors, q, k, v, position, out, heads))
+    graph.ops[attention].kernel = if let Some((_, packed)) = decode {
+        let kernel = AttentionDecode::new(tensors, q, k, v, position, out, heads);
+        Box::new(kernel.with_packed(packed))
     } else {
         Box::new(Attention::new(tensors, q, k, v, position, out, heads))
     };

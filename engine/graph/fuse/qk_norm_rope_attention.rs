@@ -6,7 +6,8 @@ use crate::kernels::attention_decode::AttentionDecode;
 use crate::kernels::qk_norm_rope_attention::QkNormRopeAttention;
 
 /// All between the qkv projection and the output projection of a decode step in one launch: no query leaves it,
-/// and the step's own keys and values need not come back from the cache.
+/// and the step's own keys and values need not come back from the cache. Rows that see keys of each other stay as they
+/// are: no workgroup sees what another one adds to the cache.
 pub(super) fn apply(graph: &mut Graph) {
     let mut index = 0;
     while index < graph.ops.len() {
@@ -21,7 +22,7 @@ pub(super) fn apply(graph: &mut Graph) {
 fn match_decode(graph: &Graph, index: usize) -> Option<([usize; 4], QkNormRopeAttention)> {
     let Chain { norm, rope, write, ops: [norm_index, rope_index, write_index], attention } =
         chain(graph, index)?;
-    let mix = kernel::<AttentionDecode>(&graph.ops[attention])?;
+    let mix = kernel::<AttentionDecode>(&graph.ops[attention]).filter(|mix| !mix.packed)?;
     let fused = QkNormRopeAttention::new(
         graph.tensors(),
         norm.qkv,
