@@ -62,4 +62,4 @@ pub mod translate;
 pub use error::{Error, Result};
 pub use gpu::Backend;
 pub use graph::fuse::Fusion;
-pub use session::{BatchSession, KvFormat, LoadOptions, Model, Session};
+pub use session::{BatchSession, KvFormat, LoadOptions, Model, Scorer, Session};

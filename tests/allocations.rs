@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 
 use samara::model::{Checkpoint, demo};
 use samara::sampler::{Sampler, SamplerOptions};
+use samara::session::SequenceOptions;
 use samara::{LoadOptions, Model};
 
 /// Notes where allocations of a watched thread are made.
@@ -89,5 +90,28 @@ fn a_token_allocates_nothing_but_what_wgpu_records() {
             assert!(own.is_empty(), "{} of {} allocations, the first: {}", own.len(), found.len(), own[0]);
             assert!(!found.is_empty(), "wgpu records without allocating: the watch is blind");
         }
+    }
+}
+
+#[test]
+fn a_step_of_a_batch_allocates_nothing_but_what_wgpu_records() {
+    let Some(gpu) = common::gpu() else { return };
+    let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, LoadOptions::default()).unwrap();
+    let random = SamplerOptions { temperature: 0.7, repeat_penalty: 1.1, ..SamplerOptions::default() };
+    let sampler = Sampler::new(random).unwrap();
+    let mut batch = model.batch(3, Some(128)).unwrap();
+    for options in [
+        SequenceOptions::default(),
+        SequenceOptions { sampler: sampler.clone(), logprobs: None },
+        SequenceOptions { sampler, logprobs: Some(5) },
+    ] {
+        batch.join(&demo::KNOWN_PROMPT, options).unwrap();
+        for _ in 0..4 {
+            batch.step().unwrap();
+        }
+        let found = watch(|| (0..8).for_each(|_| assert!(!batch.step().unwrap().is_empty())));
+        let own: Vec<&String> = found.iter().filter(|trace| !is_of_wgpu(trace)).collect();
+        assert!(own.is_empty(), "{} of {} allocations, the first: {}", own.len(), found.len(), own[0]);
+        assert!(!found.is_empty(), "wgpu records without allocating: the watch is blind");
     }
 }

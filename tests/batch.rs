@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use samara::model::Checkpoint;
 use samara::quant::Format;
-use samara::sampler::Sampler;
-use samara::session::{BatchSession, SequenceId, SequenceOptions};
+use samara::sampler::{Sampler, SamplerOptions};
+use samara::session::{BatchSession, Decoded, SequenceId, SequenceOptions};
 use samara::{Error, KvFormat, LoadOptions, Model};
 
 const CONTEXT: usize = 64;
@@ -117,5 +117,140 @@ fn what_a_batch_cannot_take_is_refused_and_changes_nothing() {
     });
     batch.leave(id).unwrap();
     assert!(message(batch.leave(id)).contains("not part"));
+    assert!(batch.is_empty());
+}
+
+/// Options of their own for each number: greedy ones among them.
+fn options(number: usize) -> SequenceOptions {
+    let plain = SamplerOptions { temperature: 1.0, seed: 90 + number as u64, ..SamplerOptions::default() };
+    let sampler = match number % 5 {
+        0 => Sampler::greedy(),
+        1 => Sampler::new(plain).unwrap(),
+        2 => Sampler::new(SamplerOptions { top_k: 20, top_p: 0.9, min_p: 0.01, ..plain }).unwrap(),
+        3 => Sampler::new(SamplerOptions { repeat_penalty: 1.4, repeat_window: 9, ..plain }).unwrap(),
+        _ => Sampler::new(SamplerOptions { temperature: 0.0, repeat_penalty: 3.0, ..plain }).unwrap(),
+    };
+    SequenceOptions { sampler, logprobs: [None, Some(0), Some(5)][number % 3] }
+}
+
+/// What a session draws by the same options.
+fn drawn_alone(model: &Model, number: usize, tokens: usize) -> Vec<u32> {
+    let mut session = model.session(Some(CONTEXT)).unwrap();
+    session.prefill(&prompt(number)).unwrap();
+    let stream = session.generate(options(number).sampler).through_end().limit(tokens);
+    stream.map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_sequence_draws_what_it_draws_alone_whoever_it_shares_steps_with() {
+    let Some(model) = demo(LoadOptions::default()) else { return };
+    let mut batch = model.batch(9, Some(CONTEXT)).unwrap();
+    let (mut numbers, mut found) = (BTreeMap::new(), BTreeMap::new());
+    for number in 0..9 {
+        // Some join while others decode; a prompt is read by the steps for every other one.
+        let id = if number % 2 == 0 {
+            batch.join(&prompt(number), options(number)).unwrap()
+        } else {
+            batch.enqueue(&prompt(number), options(number)).unwrap()
+        };
+        numbers.insert(id, number);
+        step(&mut batch, &mut found);
+    }
+    (0..10).for_each(|_| step(&mut batch, &mut found));
+    // A slot that drew is taken by another, whose past is its own.
+    let left = *numbers.keys().nth(3).unwrap();
+    batch.leave(left).unwrap();
+    numbers.insert(batch.join(&prompt(13), options(13)).unwrap(), 13);
+    (0..6).for_each(|_| step(&mut batch, &mut found));
+    assert_eq!(batch.reading(), 0);
+    for (id, number) in numbers {
+        let tokens = &found[&id];
+        assert!(tokens.len() >= 6, "sequence {number} got {} tokens", tokens.len());
+        assert_eq!(*tokens, drawn_alone(&model, number, tokens.len()), "sequence {number}");
+    }
+    assert_ne!(drawn_alone(&model, 1, 12), alone(&model, 1, 12), "what is drawn is not what is likeliest");
+}
+
+#[test]
+fn tokens_are_scored_where_a_sequence_asks_for_it() {
+    let Some(model) = demo(LoadOptions::default()) else { return };
+    let mut batch = model.batch(5, Some(CONTEXT)).unwrap();
+    let numbers: BTreeMap<SequenceId, usize> =
+        (0..5).map(|number| (batch.join(&prompt(number), options(number)).unwrap(), number)).collect();
+    let mut found: BTreeMap<SequenceId, Vec<Decoded>> = BTreeMap::new();
+    for _ in 0..6 {
+        batch.step().unwrap().iter().for_each(|of| found.entry(of.sequence).or_default().push(*of));
+    }
+    for (id, decoded) in found {
+        let (number, mut session) = (numbers[&id], model.session(Some(CONTEXT)).unwrap());
+        session.prefill(&prompt(number)).unwrap();
+        for of in decoded {
+            let logits: Vec<f64> = session.next_logits().unwrap().into_iter().map(f64::from).collect();
+            session.prefill(&[of.token]).unwrap();
+            let Some(wanted) = options(number).logprobs else {
+                assert_eq!(of.logprob, None);
+                continue;
+            };
+            // The same logits, bit for bit, but for f32 in their softmax.
+            let sum = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
+            let near =
+                |logprob: f32, id: u32| (f64::from(logprob) - (logits[id as usize] - sum)).abs() < 1e-5;
+            let score = of.logprob.unwrap();
+            assert!(score.token == of.token && near(score.logprob, of.token), "sequence {number}: {score:?}");
+            assert_eq!(score.top().len(), wanted);
+            assert!(score.top().iter().all(|&(id, logprob)| near(logprob, id)), "{score:?}");
+            let best = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+            assert_eq!(score.is_greedy(), of.token as usize == best);
+            assert!(score.top().first().is_none_or(|&(id, _)| id as usize == best));
+        }
+    }
+}
+
+#[test]
+fn a_long_prompt_is_read_chunk_by_chunk_while_others_decode() {
+    let Some(model) = demo(LoadOptions { prefill_chunk: 16, ..LoadOptions::default() }) else { return };
+    let mut batch = model.batch(3, Some(CONTEXT)).unwrap();
+    let short = batch.join(&prompt(1), SequenceOptions::default()).unwrap();
+    // Three chunks, of which the first is submitted by the first step.
+    let long: Vec<u32> = (0..40).map(|i| 1 + i * 31 % 1900).collect();
+    let id = batch.enqueue(&long, SequenceOptions::default()).unwrap();
+    let second = batch.enqueue(&prompt(2), SequenceOptions::default()).unwrap();
+    assert_eq!((batch.len(), batch.reading()), (3, 2));
+    assert!(batch.enqueue(&[1], SequenceOptions::default()).is_err());
+    let mut found = BTreeMap::new();
+    for reading in [2, 2, 2, 1] {
+        step(&mut batch, &mut found);
+        assert_eq!(batch.reading(), reading);
+    }
+    assert_eq!([short, id, second].map(|id| found.get(&id).map_or(0, Vec::len)), [4, 1, 0]);
+    step(&mut batch, &mut found);
+    assert_eq!((batch.reading(), found[&second].len()), (0, 1));
+    let mut session = model.session(Some(CONTEXT)).unwrap();
+    session.prefill(&long).unwrap();
+    let expected: Vec<u32> =
+        session.generate(Sampler::greedy()).through_end().limit(2).map(Result::unwrap).collect();
+    assert_eq!(found[&id], expected);
+    // One that is being read leaves, and its room is free for another.
+    batch.leave(id).unwrap();
+    let gone = batch.enqueue(&long, SequenceOptions::default()).unwrap();
+    step(&mut batch, &mut found);
+    batch.leave(gone).unwrap();
+    assert!(batch.leave(gone).is_err());
+    let third = batch.join(&prompt(4), SequenceOptions::default()).unwrap();
+    (0..3).for_each(|_| step(&mut batch, &mut found));
+    assert_eq!((found.get(&gone), &found[&third]), (None, &alone(&model, 4, 3)));
+    batch.leave(second).unwrap();
+    batch.enqueue(&long, SequenceOptions::default()).unwrap();
+    batch.clear();
+    assert!(batch.is_empty() && batch.step().unwrap().is_empty());
+}
+
+#[test]
+fn more_logprobs_than_there_are_are_refused() {
+    let Some(model) = demo(LoadOptions::default()) else { return };
+    let mut batch = model.batch(1, Some(8)).unwrap();
+    let options = SequenceOptions { logprobs: Some(6), ..SequenceOptions::default() };
+    let message = batch.join(&[1, 5], options).unwrap_err().to_string();
+    assert!(message.contains('6') && message.contains('5'), "{message}");
     assert!(batch.is_empty());
 }

@@ -222,6 +222,33 @@ fn a_few_tokens_and_a_batch_attend_row_by_row_and_more_tokens_in_tiles() {
 }
 
 #[test]
+fn packed_rows_take_tiles_and_see_keys_that_the_step_itself_wrote_before() {
+    let checkpoint = Checkpoint::synthetic(Size::M270, 0);
+    let layout = Layout::new(checkpoint.weights(), |_| Format::Q8_0, WHOLE);
+    let shape = StepShape {
+        logits: Logits::Rows(3),
+        sampling: None,
+        scored: true,
+        batch: Some(64),
+        packed: true,
+        ..StepShape::greedy(5, 64, KvFormat::F16.dtype())
+    };
+    for (splits, merges) in [(1, 0), (4, 16)] {
+        let mut step = openelm::step(checkpoint.config(), &layout, StepShape { splits, ..shape });
+        Fusion::all().apply(&mut step.graph);
+        let count = |name| step.graph.ops().iter().filter(|op| op.kernel.name() == name).count();
+        // Fused with what writes the keys, attention would not see those of other rows.
+        let attention = ["qk_norm_rope", "attention_decode", "qk_norm_rope_attention", "attention_merge"];
+        assert_eq!(attention.map(count), [16, 16, 0, merges]);
+        let few = ["matvec", "norm_matvec", "matvec_add", "matvec_swiglu", "norm_matvec_swiglu"];
+        assert_eq!(few.map(count), [0; 5]);
+        assert_eq!(["argmax", "sample", "log_likelihood"].map(count), [0, 0, 1]);
+        let vocab = checkpoint.config().vocab_size;
+        assert_eq!(step.graph.tensors()[step.logits.unwrap()].shape.dims(), [3, vocab]);
+    }
+}
+
+#[test]
 fn naive_norms_are_chains_of_six_and_leave_the_rules_that_take_a_norm_nothing_to_match() {
     let naive = Fusion::all().with_naive_norms();
     for tokens in [1, 9] {

@@ -195,15 +195,8 @@ fn reference_logits(
     fusion: &Fusion,
 ) -> Vec<f32> {
     let layout = Layout::new(checkpoint.weights(), |_| format, 1 << 27);
-    let shape = StepShape {
-        tokens: prompt.len(),
-        context: 64,
-        kv: kv.dtype(),
-        logits: Logits::All,
-        sampling: None,
-        batch: None,
-        splits: 1,
-    };
+    let greedy = StepShape::greedy(prompt.len(), 64, kv.dtype());
+    let shape = StepShape { logits: Logits::All, sampling: None, ..greedy };
     let mut step = openelm::step(checkpoint.config(), &layout, shape);
     fusion.apply(&mut step.graph);
     let mut memory = Memory::new(step.graph.tensors());

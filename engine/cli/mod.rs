@@ -13,6 +13,7 @@ mod logits;
 mod perplexity;
 mod profile;
 mod report;
+mod score;
 mod stop;
 mod synth;
 mod table;
@@ -56,6 +57,7 @@ enum Command {
     Logits(logits::LogitsArgs),
     Tokenize(tokenize::TokenizeArgs),
     Perplexity(perplexity::PerplexityArgs),
+    Score(score::ScoreArgs),
     Devices(devices::DevicesArgs),
     Inspect(inspect::InspectArgs),
     Synth(synth::SynthArgs),
@@ -78,6 +80,7 @@ impl Cli {
             Command::Logits(args) => logits::run(args),
             Command::Tokenize(args) => tokenize::run(args),
             Command::Perplexity(args) => perplexity::run(args),
+            Command::Score(args) => score::run(&args),
             Command::Devices(args) => devices::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Synth(args) => synth::run(args),

@@ -5,6 +5,7 @@ mod generate;
 mod inspect;
 mod load;
 mod profile;
+mod score;
 mod scores;
 mod speculate;
 mod step;
@@ -17,6 +18,7 @@ pub use generate::{MAX_TOKENS_PER_SUBMIT, Tokens};
 pub use inspect::{DispatchReport, Inspection, WeightReport};
 pub use load::{KvFormat, LoadOptions, Model, Progress};
 pub use profile::{Counts, StepOp};
+pub use score::{Scorer, Scoring};
 pub use scores::{MAX_TOP, TokenScore};
 pub use speculate::{Acceptance, Drafter, MAX_DRAFT};
 

@@ -86,18 +86,8 @@ impl Steps {
     /// Allocates the state of a sequence of at most `context` tokens and builds the decode step.
     pub(super) fn new(model: &Inner, context: usize) -> Result<Self> {
         let (gpu, config) = (&model.gpu, &model.config);
-        if context == 0 || context as u64 > MAX_CONTEXT {
-            return Err(Error::Input(format!(
-                "a context of {context} tokens is not within 1 to {MAX_CONTEXT}"
-            )));
-        }
-        let caches = caches(model, 1, context)?;
-        let rope = gpu.storage("rope", (context * config.head_dim * 4) as u64)?;
-        let table: Vec<f32> = rope::table(context, config.head_dim, f64::from(config.rope_theta))
-            .into_iter()
-            .map(|v| v as f32)
-            .collect();
-        gpu.write(&rope, 0, bytemuck::cast_slice(&table));
+        check_context(context)?;
+        let (caches, rope) = (caches(model, 1, context)?, rope(model, context)?);
         let mut steps = Self {
             context,
             ids: gpu.storage("ids", model.chunk.max(FEW_TOKENS) as u64 * 4)?,
@@ -402,6 +392,24 @@ impl Steps {
         self.built.insert(key, bound.executor(model, &step)?);
         Ok(())
     }
+}
+
+/// Refuses a context that no sequence has.
+pub(super) fn check_context(context: usize) -> Result<()> {
+    if context == 0 || context as u64 > MAX_CONTEXT {
+        return Err(Error::Input(format!("a context of {context} tokens is not within 1 to {MAX_CONTEXT}")));
+    }
+    Ok(())
+}
+
+/// Makes the RoPE table of a context.
+pub(super) fn rope(model: &Inner, context: usize) -> Result<BufferRange> {
+    let (gpu, config) = (&model.gpu, &model.config);
+    let table = rope::table(context, config.head_dim, f64::from(config.rope_theta));
+    let table: Vec<f32> = table.into_iter().map(|v| v as f32).collect();
+    let rope = gpu.storage("rope", (context * config.head_dim * 4) as u64)?;
+    gpu.write(&rope, 0, bytemuck::cast_slice(&table));
+    Ok(rope)
 }
 
 /// Allocates K and V of each layer for `slots` sequences.
