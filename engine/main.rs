@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 use cli::{Cli, Failure, note};
 
 fn main() -> ExitCode {
+    cli::begin();
     let cli = Cli::parse_from(cli::arguments(std::env::args_os()));
     match start_log().and_then(|()| cli.run()) {
         Ok(()) => ExitCode::SUCCESS,

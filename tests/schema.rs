@@ -60,7 +60,7 @@ fn samples() -> Vec<Value> {
 
 #[test]
 fn the_schemas_are_schemas_and_describe_every_field() {
-    for name in KINDS.into_iter().chain(["common"]) {
+    for name in KINDS.into_iter().chain(["common", "start"]) {
         let schema = schema(name);
         assert!(jsonschema::draft202012::meta::is_valid(&schema), "{name}");
         let mut fields = 0;
@@ -225,6 +225,46 @@ fn bench_prints_a_bench() {
         assert_eq!(tests, ["pp16", "tg8"]);
         assert_eq!(bench["rows"][0]["subject"]["model"], model);
     }
+}
+
+#[test]
+fn generate_writes_how_it_started() {
+    if common::gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("start.json");
+    let output = run(&[
+        "generate",
+        "-m",
+        "demo",
+        "-n",
+        "3",
+        "--stats",
+        file.to_str().unwrap(),
+        "The Fox and the Grapes",
+    ]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains(" from the start; ") && told.contains("(device "), "{told}");
+    let start: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    check(&start);
+    let ms = |field: &str| start[field].as_f64().unwrap();
+    assert_eq!((&start["generated"], &start["subject"]["model"]), (&json!(3), &json!("demo")));
+    let parts = ms("device_ms") + ms("weights_ms").max(ms("pipelines_ms"));
+    assert!(parts <= ms("load_ms"), "{start}");
+    assert!(ms("load_ms") + ms("prefill_ms") <= ms("first_token_ms"), "{start}");
+    let validator = validator("start");
+    for field in start.as_object().unwrap().keys() {
+        let mut less = start.clone();
+        less.as_object_mut().unwrap().remove(field);
+        assert!(!validator.is_valid(&less), "without {field}");
+        let mut wrong = start.clone();
+        wrong[field] = json!(-1);
+        assert!(!validator.is_valid(&wrong), "{field} is -1");
+    }
+    let nowhere = run(&["generate", "-m", "demo", "-n", "1", "--stats", "no/such/folder/x.json", "A"]);
+    assert_eq!(nowhere.status.code(), Some(1));
 }
 
 #[test]

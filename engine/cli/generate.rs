@@ -1,17 +1,20 @@
 //! `samara generate`: continues a text and prints it as it grows.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use samara::files::write_whole;
+use samara::instruments::document::{Environment, Start, Subject, VERSION};
 use samara::sampler::{Sampler, SamplerOptions};
-use samara::session::{Acceptance, Drafter, Tokens};
+use samara::session::{Acceptance, Drafter, LoadTimes, Tokens};
 use samara::tokenizer::Tokenizer;
-use samara::{Error, Session};
+use samara::{Error, Model, Session};
 
 use super::draft::{self, DraftArgs};
 use super::stop::StopFilter;
-use super::{Failure, ModelArgs, RuleArgs, TextArgs, TokenizerArgs, duration, files, note};
+use super::{COMMIT, Failure, ModelArgs, RuleArgs, TextArgs, TokenizerArgs, duration, files, note, running};
 
 /// Continue a text
 ///
@@ -41,6 +44,9 @@ pub struct GenerateArgs {
     /// keep it flowing]
     #[arg(long, value_name = "N")]
     tokens_per_submit: Option<usize>,
+    /// Write what the start and the tokens took to this JSON file
+    #[arg(long, value_name = "OUT")]
+    stats: Option<PathBuf>,
     /// Print the prompt's token ids and pieces on standard error
     #[arg(long)]
     verbose_prompt: bool,
@@ -132,9 +138,38 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     out.write_all(b"\n")?;
     out.flush()?;
     if !args.model.quiet {
-        note(format_args!("loaded in {}; {timing}", duration(loading)));
+        let LoadTimes { device, weights, pipelines } = model.load_times();
+        let [loading, device, weights, pipelines] = [loading, device, weights, pipelines].map(duration);
+        note(format_args!(
+            "loaded in {loading} (device {device}, weights {weights}, pipelines beside them {pipelines}); {timing}"
+        ));
+    }
+    if let Some(path) = args.stats {
+        let start = started(&model, &args.model.model, loading, &timing);
+        write_whole(&path, start.to_json().as_bytes())?;
     }
     Ok(())
+}
+
+/// Returns the document of a run.
+fn started(model: &Model, spec: &str, loading: Duration, timing: &Timing) -> Start {
+    let LoadTimes { device, weights, pipelines } = model.load_times();
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    Start {
+        kind: "start".to_owned(),
+        version: VERSION,
+        environment: Environment::of(model.gpu(), COMMIT),
+        subject: Subject::of(model, spec),
+        device_ms: ms(device),
+        weights_ms: ms(weights),
+        pipelines_ms: ms(pipelines),
+        load_ms: ms(loading),
+        prompt: timing.prompt,
+        prefill_ms: ms(timing.prefill),
+        first_token_ms: timing.since_start.map(ms),
+        generated: timing.tokens,
+        decode_tok_s: (timing.tokens > 1).then(|| rate(timing.tokens - 1, timing.decode)),
+    }
 }
 
 /// How a text is continued.
@@ -182,12 +217,13 @@ fn continue_text(
     let prefill = start.elapsed();
 
     let room = session.context().saturating_sub(ids.len());
-    let (mut first, mut last, mut tokens, mut stop) = (None, prefill, 0, None);
+    let (mut first, mut since_start, mut last, mut tokens, mut stop) = (None, None, prefill, 0, None);
     let mut new = how.tokens(session)?;
     for id in new.by_ref() {
         let text = stream.push(id?)?;
         last = start.elapsed();
         first.get_or_insert(last);
+        since_start.get_or_insert_with(running);
         tokens += 1;
         let passed = stops.push(&text);
         out.write_all(passed.text.as_bytes())?;
@@ -208,7 +244,12 @@ fn continue_text(
         _ => "the text ended".to_owned(),
     });
     let guesses = new.acceptance();
-    Ok(Timing { prompt: ids.len(), prefill, first, tokens, decode: last - prefill, guesses, end })
+    let (prompt, decode) = (ids.len(), last - prefill);
+    Ok(Timing { prompt, prefill, first, since_start, tokens, decode, guesses, end })
+}
+
+fn rate(tokens: usize, time: Duration) -> f64 {
+    tokens as f64 / time.as_secs_f64().max(1e-9)
 }
 
 /// What is told at the end.
@@ -217,6 +258,8 @@ struct Timing {
     prefill: Duration,
     /// From the start of the prefill to the first new token.
     first: Option<Duration>,
+    /// From the beginning of the program to the first new token.
+    since_start: Option<Duration>,
     tokens: usize,
     /// From the end of the prefill to the last new token. The first costs only a choice, as its logits are
     /// the prefill's: so this is the time of `tokens - 1` steps.
@@ -227,11 +270,10 @@ struct Timing {
 
 impl std::fmt::Display for Timing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
         let prefill = rate(self.prompt, self.prefill);
         write!(f, "prefill {} tokens, {prefill:.1} tok/s; ", self.prompt)?;
-        if let Some(first) = self.first {
-            write!(f, "first token after {}; ", duration(first))?;
+        if let (Some(first), Some(since_start)) = (self.first, self.since_start) {
+            write!(f, "first token after {}, {} from the start; ", duration(first), duration(since_start))?;
         }
         write!(f, "decode {} tokens", self.tokens)?;
         if self.tokens > 1 {

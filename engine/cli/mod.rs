@@ -23,11 +23,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use samara::gpu::{AdapterSummary, Gpu, GpuOptions, asked_tier};
+use samara::gpu::{AdapterSummary, Gpu, GpuOptions, asked_tier, pipeline_folder};
 use samara::instruments::document::{Ceilings, Environment};
 use samara::kernels::{Shaders, Tier};
 use samara::model::{Checkpoint, demo};
@@ -38,6 +39,19 @@ use samara::{Backend, Error, Fusion, KvFormat, LoadOptions, Model};
 
 /// The commit of this program, `-dirty` where it was changed since.
 const COMMIT: &str = git_version::git_version!(args = ["--always", "--dirty=-dirty"], fallback = "unknown");
+
+/// When the program began.
+static BEGAN: OnceLock<Instant> = OnceLock::new();
+
+/// Notes that the program began.
+pub fn begin() {
+    BEGAN.get_or_init(Instant::now);
+}
+
+/// Returns the time since the program began.
+fn running() -> Duration {
+    BEGAN.get_or_init(Instant::now).elapsed()
+}
 
 /// Run OpenELM language models on any GPU.
 #[derive(Parser)]
@@ -169,6 +183,9 @@ struct ModelArgs {
     /// Workgroups that share the keys of a head from 768 keys on, 1 to 16 [default: 4, and 1 in software]
     #[arg(long, value_name = "N")]
     splits: Option<usize>,
+    /// Most tokens of one prefill step, 1 to 4096
+    #[arg(long, value_name = "N", default_value_t = LoadOptions::default().prefill_chunk)]
+    prefill_chunk: usize,
     /// Print results only: no progress, no statistics
     #[arg(short, long)]
     quiet: bool,
@@ -231,6 +248,7 @@ impl ModelArgs {
             format: self.format,
             kv: self.kv,
             splits: self.splits,
+            prefill_chunk: self.prefill_chunk,
             adapter: self.adapter.clone(),
             backend: self.backend,
             tier: self.tier.tier,
@@ -260,7 +278,7 @@ impl ModelArgs {
             shown.set_position(done);
         };
         let (shaders, progress) = (self.shaders.read()?, Some(Box::new(progress) as Progress));
-        let options = LoadOptions { shaders, progress, ..options };
+        let options = LoadOptions { shaders, progress, pipelines: pipeline_folder()?, ..options };
         let model = match beside {
             Some(model) => model.load_beside(spec, options),
             None => Model::load(spec, options),

@@ -1,11 +1,13 @@
 //! The opened device: how it is opened, what it was asked to do, what went wrong on it.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::gpu::adapter::{AdapterSummary, Backend, MEMORY_PERCENT, choose, enumerate, summary};
 use crate::gpu::buffer::Usage;
+use crate::gpu::kept::Kept;
 use crate::gpu::pipeline::Pipelines;
 use crate::gpu::timing::Clock;
 use crate::gpu::tuning::Tuning;
@@ -121,7 +123,7 @@ impl Gpu {
         required_features.set(wgpu::Features::SHADER_F16, summary.tier.f16);
         required_features.set(wgpu::Features::SUBGROUP, summary.tier.subgroup);
         required_features.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, summary.tier.coop.is_some());
-        required_features |= adapter.features() & Clock::FEATURES;
+        required_features |= adapter.features() & (Clock::FEATURES | wgpu::Features::PIPELINE_CACHE);
         // Only how large a buffer may be is raised above WebGPU's defaults; kernels fit the defaults.
         let offered = adapter.limits();
         let mut required_limits = wgpu::Limits::default().or_worse_values_from(&offered);
@@ -220,6 +222,13 @@ impl Gpu {
     /// Sets the tuned values of every kernel that is built from now on.
     pub fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
+    }
+
+    /// Keeps what the driver compiles for a model's steps in a folder, and takes from there what was compiled before
+    /// ([`pipeline_folder`](super::pipeline_folder) is the user's). Without effect where the backend hands out
+    /// nothing that could be kept.
+    pub fn keep_pipelines(&mut self, folder: &Path) {
+        self.pipelines.kept = Kept::open(&self.device, &self.summary, folder);
     }
 
     /// Returns how the device's time is taken.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::gpu::buffer::{BufferRange, Readback};
 use crate::gpu::device::{Counters, Gpu, Submission};
-use crate::gpu::pipeline::Pipeline;
+use crate::gpu::pipeline::{Call, Pipeline};
 use crate::kernels::{Access, Dispatch, Kernel};
 use crate::tensor::TensorId;
 
@@ -60,11 +60,24 @@ impl Executor {
     fn build(gpu: &Gpu, kernels: Vec<(&str, &dyn Kernel, &impl Bindings)>) -> Result<Self> {
         let dispatches: Vec<Dispatch> = kernels.iter().map(|(_, kernel, _)| gpu.dispatch(*kernel)).collect();
         let params = params_arena(gpu, &dispatches);
-        let steps = kernels.into_iter().zip(&dispatches).zip(&params);
-        let step = |(((label, kernel, bindings), dispatch), params)| {
-            Step::new(gpu, label, kernel, dispatch, params, bindings)
-        };
-        let steps = steps.map(step).collect::<Result<Vec<_>>>()?;
+        let resources: Vec<[Vec<&BufferRange>; 2]> = kernels
+            .iter()
+            .zip(&params)
+            .map(|((_, kernel, bindings), params)| resources(*kernel, params, *bindings))
+            .collect();
+        let calls = kernels.iter().zip(&dispatches).zip(&resources);
+        let calls: Vec<Call<'_>> = calls
+            .map(|(((label, kernel, _), dispatch), [_, planes])| {
+                check_grid(label, dispatch.grid)?;
+                Ok(Call { kernel: *kernel, dispatch, planes: planes.len() })
+            })
+            .collect::<Result<_>>()?;
+        let pipelines = gpu.pipelines(&calls)?;
+        let steps = kernels.iter().zip(&dispatches).zip(pipelines).zip(&resources);
+        let steps = steps.map(|((((label, ..), dispatch), pipeline), resources)| {
+            Step::new(gpu, label, pipeline, dispatch.grid, resources)
+        });
+        let steps = steps.collect();
         gpu.check()?;
         Ok(Self { steps })
     }
@@ -114,24 +127,11 @@ impl Step {
     fn new(
         gpu: &Gpu,
         label: &str,
-        kernel: &dyn Kernel,
-        dispatch: &Dispatch,
-        params: &BufferRange,
-        bindings: &impl Bindings,
-    ) -> Result<Self> {
-        let grid = dispatch.grid;
-        if let Some(groups) = grid.iter().find(|&&groups| groups > MAX_GROUPS) {
-            return Err(Error::Unsupported(format!(
-                "`{label}` takes {groups} workgroups in one dimension; a dispatch has at most {MAX_GROUPS}"
-            )));
-        }
-        let mut resources: [Vec<&BufferRange>; 2] = [vec![params], vec![]];
-        for operand in kernel.operands() {
-            let group = usize::from(operand.access == Access::Weight);
-            resources[group].extend(bindings.ranges(operand.tensor));
-        }
-        let pipeline = gpu.pipeline(kernel, dispatch, resources[1].len())?;
-        let groups = pipeline.layouts.iter().zip(&resources).map(|(layout, ranges)| {
+        pipeline: Arc<Pipeline>,
+        grid: [u32; 3],
+        resources: &[Vec<&BufferRange>; 2],
+    ) -> Self {
+        let groups = pipeline.layouts.iter().zip(resources).map(|(layout, ranges)| {
             let entries: Vec<wgpu::BindGroupEntry<'_>> = (0u32..)
                 .zip(ranges)
                 .map(|(binding, range)| wgpu::BindGroupEntry { binding, resource: range.binding() })
@@ -140,7 +140,7 @@ impl Step {
             gpu.device.create_bind_group(&descriptor)
         });
         let groups = groups.collect();
-        Ok(Self { pipeline, groups, grid })
+        Self { pipeline, groups, grid }
     }
 
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
@@ -150,6 +150,29 @@ impl Step {
         }
         let [x, y, z] = self.grid;
         pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+/// Returns what a kernel binds: params and operands, then the planes of weights.
+fn resources<'a>(
+    kernel: &dyn Kernel,
+    params: &'a BufferRange,
+    bindings: &'a impl Bindings,
+) -> [Vec<&'a BufferRange>; 2] {
+    let mut resources = [vec![params], vec![]];
+    for operand in kernel.operands() {
+        let group = usize::from(operand.access == Access::Weight);
+        resources[group].extend(bindings.ranges(operand.tensor));
+    }
+    resources
+}
+
+fn check_grid(label: &str, grid: [u32; 3]) -> Result<()> {
+    match grid.into_iter().find(|&groups| groups > MAX_GROUPS) {
+        None => Ok(()),
+        Some(groups) => Err(Error::Unsupported(format!(
+            "`{label}` takes {groups} workgroups in one dimension; a dispatch has at most {MAX_GROUPS}"
+        ))),
     }
 }
 

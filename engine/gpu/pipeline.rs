@@ -1,11 +1,17 @@
 //! Compiled kernels: one pipeline for each distinct text and set of overrides.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::{Access, Choice, Dispatch, Kernel};
+use crate::gpu::kept::Kept;
+use crate::kernels::{Access, Choice, Dispatch, FEW_TOKENS, Kernel};
+use crate::quant::Format;
 use crate::translate::Module;
 
 /// A compiled kernel with the layouts of its bind groups.
@@ -23,9 +29,35 @@ struct Key {
     planes: usize,
 }
 
+/// A pipeline, once it is compiled; locked while it is, so that whoever else wants it waits and others do not.
+type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
+
 /// The pipelines compiled so far.
 #[derive(Debug, Default)]
-pub(crate) struct Pipelines(Mutex<HashMap<Key, Arc<Pipeline>>>);
+pub(super) struct Pipelines {
+    slots: Mutex<HashMap<Key, Slot>>,
+    compiled: AtomicUsize,
+    /// What the driver keeps between runs.
+    pub(super) kept: Option<Kept>,
+}
+
+impl Pipelines {
+    fn slot(&self, key: Key) -> Slot {
+        Arc::clone(locked(&self.slots).entry(key).or_default())
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A kernel that needs a pipeline: how it is dispatched, and how many planes its weights have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    pub(super) kernel: &'a dyn Kernel,
+    pub(super) dispatch: &'a Dispatch,
+    pub(super) planes: usize,
+}
 
 impl Gpu {
     /// Returns the dispatch of a kernel on this device, with tuned values where there are some.
@@ -42,6 +74,12 @@ impl Gpu {
         tunables.iter().map(|tunable| (tunable.name.to_owned(), suited.of(tunable))).collect()
     }
 
+    /// Returns the most tokens of a prompt's step whose products are computed row by row and not in tiles, with weights
+    /// of a format: as tuned, else [`FEW_TOKENS`].
+    pub fn few_tokens(&self, format: Format) -> usize {
+        self.tuning().few_tokens(self.tier(), format).unwrap_or(FEW_TOKENS)
+    }
+
     fn suited(&self, kernel: &dyn Kernel) -> Choice {
         match self.summary().subgroup_sizes {
             Some((least, most)) if self.tier().subgroup && least == most => kernel.suited_to(least),
@@ -49,35 +87,61 @@ impl Gpu {
         }
     }
 
-    /// Returns the pipeline of a kernel whose weights have `planes` planes, compiled on first use.
+    /// Returns how many pipelines were compiled.
+    pub fn compiled(&self) -> usize {
+        self.pipelines.compiled.load(Ordering::Relaxed)
+    }
+
+    /// Compiles the pipelines of kernels, each with the number of planes that its weights have, so that steps are
+    /// built without waiting for them. What the driver refuses is told when a step is built.
+    pub fn compile_ahead<'a>(&self, kernels: impl Iterator<Item = (&'a dyn Kernel, usize)>) {
+        let kernels: Vec<_> =
+            kernels.map(|(kernel, planes)| (kernel, self.dispatch(kernel), planes)).collect();
+        let calls = kernels.iter().map(|(kernel, dispatch, planes)| Call {
+            kernel: *kernel,
+            dispatch,
+            planes: *planes,
+        });
+        let _ = self.pipelines(&calls.collect::<Vec<_>>());
+    }
+
+    /// Returns the pipeline of each call. Those that are not there yet are compiled at the same time, each once.
     ///
     /// # Errors
-    /// When the driver refuses it, or a file that replaces a shader is wrong.
-    pub(super) fn pipeline(
-        &self,
-        kernel: &dyn Kernel,
-        dispatch: &Dispatch,
-        planes: usize,
-    ) -> Result<Arc<Pipeline>> {
-        let fragments = kernel.source(self.tier());
-        let source = self.shaders().source(&fragments);
-        let overrides = &dispatch.overrides;
-        let bits = overrides.iter().map(|&(name, value)| (name, value.to_bits())).collect();
-        let key = Key { text: source.text.clone(), overrides: bits, planes };
-        let mut compiled = self.pipelines.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = compiled.get(&key) {
-            return Ok(Arc::clone(pipeline));
+    /// When the driver refuses one, or a file that replaces a shader is wrong; of several errors the first call's.
+    pub(super) fn pipelines(&self, calls: &[Call<'_>]) -> Result<Vec<Arc<Pipeline>>> {
+        let slots: Vec<Slot> = calls.iter().map(|call| self.pipelines.slot(self.key(call))).collect();
+        let mut seen = HashSet::new();
+        let mut distinct: Vec<_> = calls.iter().zip(&slots).collect();
+        distinct.retain(|(_, slot)| seen.insert(Arc::as_ptr(slot)));
+        let filled: Vec<Result<()>> =
+            distinct.into_par_iter().map(|(call, slot)| self.fill(call, slot)).collect();
+        filled.into_iter().collect::<Result<()>>()?;
+        Ok(slots.iter().map(|slot| locked(slot).clone().expect("every slot was filled")).collect())
+    }
+
+    fn key(&self, call: &Call<'_>) -> Key {
+        let Call { kernel, dispatch, planes } = *call;
+        let text = self.shaders().source(&kernel.source(self.tier())).text;
+        let overrides = dispatch.overrides.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+        Key { text, overrides, planes }
+    }
+
+    /// Compiles a pipeline if it is not there yet.
+    fn fill(&self, call: &Call<'_>, slot: &Slot) -> Result<()> {
+        let mut pipeline = locked(slot);
+        if pipeline.is_none() {
+            *pipeline = Some(Arc::new(self.compile(call)?));
+            self.pipelines.compiled.fetch_add(1, Ordering::Relaxed);
         }
-        if self.shaders().change(&fragments) {
-            // Only here are mistakes shown on their line of their file.
-            let module = Module::new(&source, self.tier())?;
-            check_bindings(kernel, &module)?;
-            module.specialise(overrides)?;
+        Ok(())
+    }
+
+    /// Writes what the driver compiled to where it is kept, if something new was.
+    pub(crate) fn save_pipelines(&self) {
+        if let Some(kept) = &self.pipelines.kept {
+            kept.save();
         }
-        let layouts = self.layouts(kernel, planes);
-        let pipeline = Arc::new(self.compile(kernel.name(), &source.text, overrides, layouts)?);
-        compiled.insert(key, Arc::clone(&pipeline));
-        Ok(pipeline)
     }
 
     /// Returns the layouts of a kernel's bind groups: params and operands, then the planes of weights.
@@ -104,16 +168,32 @@ impl Gpu {
         self.device.create_bind_group_layout(&descriptor)
     }
 
-    fn compile(
+    fn compile(&self, call: &Call<'_>) -> Result<Pipeline> {
+        let Call { kernel, dispatch, planes } = *call;
+        let (name, fragments) = (kernel.name(), kernel.source(self.tier()));
+        let source = self.shaders().source(&fragments);
+        if self.shaders().change(&fragments) {
+            // Only here are mistakes shown on their line of their file.
+            let module = Module::new(&source, self.tier())?;
+            check_bindings(kernel, &module)?;
+            module.specialise(&dispatch.overrides)?;
+        }
+        let layouts = self.layouts(kernel, planes);
+        let pipeline = self.create(name, &source.text, &dispatch.overrides, &layouts)?;
+        Ok(Pipeline { pipeline, layouts })
+    }
+
+    fn create(
         &self,
         name: &str,
         text: &str,
         overrides: &[(&str, f64)],
-        layouts: Vec<wgpu::BindGroupLayout>,
-    ) -> Result<Pipeline> {
+        layouts: &[wgpu::BindGroupLayout],
+    ) -> Result<wgpu::ComputePipeline> {
         let filters =
             [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
         let scopes = filters.map(|filter| self.device.push_error_scope(filter));
+        let start = Instant::now();
         let module =
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(text.into()) };
         // SAFETY: no kernel reads or writes out of bounds, loops without end or divides by zero: constructors
@@ -124,6 +204,7 @@ impl Gpu {
         let module = unsafe {
             self.device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
         };
+        let read = start.elapsed();
         let groups: Vec<_> = layouts.iter().map(Some).collect();
         let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(name),
@@ -140,14 +221,15 @@ impl Gpu {
                 // Kernels write workgroup memory before they read it; zeroing it costs a barrier.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.pipelines.kept.as_ref().map(Kept::cache),
         });
+        tracing::debug!("compiled `{name}` in {:?}, {read:?} of it to read WGSL", start.elapsed());
         // Every scope is popped, the last pushed first, and the first error told.
         let errors = scopes.into_iter().rev().map(|scope| pollster::block_on(scope.pop()));
         if let Some(error) = errors.fold(None, |first, error| first.or(error)) {
             return Err(Error::Gpu(format!("kernel `{name}` was refused: {error}")));
         }
-        Ok(Pipeline { pipeline, layouts })
+        Ok(pipeline)
     }
 }
 

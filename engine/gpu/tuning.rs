@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::gpu::AdapterSummary;
-use crate::kernels::{Choice, Kernel, Source, Tier};
+use crate::kernels::{Choice, FEW_TOKENS, Kernel, MOST_TOKENS, Source, Tier};
+use crate::quant::Format;
 
 /// Version of the file's layout.
 const VERSION: u32 = 1;
@@ -26,6 +27,18 @@ struct File {
     backend: String,
     driver: String,
     kernels: Vec<Tuned>,
+    #[serde(default)]
+    few: Vec<Few>,
+}
+
+/// Where the products of a prompt's step go from rows to tiles.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Few {
+    tier: String,
+    format: String,
+    /// Version of samara: another one may have other kernels.
+    samara: String,
+    tokens: usize,
 }
 
 /// The best values found for one kernel and shape.
@@ -67,6 +80,8 @@ type Key = [String; 4];
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
     tuned: BTreeMap<Key, BTreeMap<String, u32>>,
+    /// Most tokens computed row by row, by tier, format and version of samara.
+    few: BTreeMap<[String; 3], usize>,
 }
 
 impl Tuning {
@@ -93,11 +108,7 @@ impl Tuning {
 
     /// Returns where the user's values for an adapter are kept; `None` where there is no cache directory.
     pub fn path(adapter: &AdapterSummary) -> Option<PathBuf> {
-        let cache = etcetera::choose_base_strategy().ok()?.cache_dir();
-        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-        let name: String = adapter.name.chars().map(plain).collect();
-        let whole = [&adapter.name, &adapter.backend, &adapter.driver].map(|part| part.as_str()).join("\n");
-        Some(cache.join("samara/tuning").join(format!("{name}-{:016x}.json", fnv1a(whole.as_bytes()))))
+        Some(cache_folder()?.join("tuning").join(file_name(adapter, "json")))
     }
 
     /// Reads a file, or says why it cannot be used; that it is not there is no reason.
@@ -118,6 +129,8 @@ impl Tuning {
         }
         let mut tuning = Self::default();
         file.kernels.into_iter().for_each(|tuned| tuning.insert(tuned));
+        tuning.few =
+            file.few.into_iter().map(|few| ([few.tier, few.format, few.samara], few.tokens)).collect();
         Ok(tuning)
     }
 
@@ -138,7 +151,19 @@ impl Tuning {
 
     /// Tells whether nothing was tuned.
     pub fn is_empty(&self) -> bool {
-        self.tuned.is_empty()
+        self.tuned.is_empty() && self.few.is_empty()
+    }
+
+    /// Returns the most tokens of a prompt's step whose products are computed row by row, if that was tuned:
+    /// [`FEW_TOKENS`] to [`MOST_TOKENS`].
+    pub fn few_tokens(&self, tier: Tier, format: Format) -> Option<usize> {
+        let tokens = self.few.get(&few_key(tier, format))?;
+        Some(*tokens).filter(|tokens| (FEW_TOKENS..=MOST_TOKENS).contains(tokens))
+    }
+
+    /// Sets that number.
+    pub fn set_few_tokens(&mut self, tier: Tier, format: Format, tokens: usize) {
+        self.few.insert(few_key(tier, format), tokens);
     }
 
     /// Returns the values for a kernel, none if it was not tuned with this text.
@@ -174,12 +199,19 @@ impl Tuning {
             source: source.clone(),
             choice: choice.clone(),
         });
+        let few = self.few.iter().map(|([tier, format, samara], tokens)| Few {
+            tier: tier.clone(),
+            format: format.clone(),
+            samara: samara.clone(),
+            tokens: *tokens,
+        });
         let file = File {
             version: VERSION,
             adapter: adapter.name.clone(),
             backend: adapter.backend.clone(),
             driver: adapter.driver.clone(),
             kernels: kernels.collect(),
+            few: few.collect(),
         };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
@@ -187,6 +219,10 @@ impl Tuning {
         let text = serde_json::to_string_pretty(&file).expect("names and numbers are valid JSON");
         crate::files::write_whole(path, text.as_bytes())
     }
+}
+
+fn few_key(tier: Tier, format: Format) -> [String; 3] {
+    [tier.to_string(), format.to_string(), env!("CARGO_PKG_VERSION").to_owned()]
 }
 
 /// Warns of a file that cannot be used, the first time that it is read.
@@ -203,7 +239,21 @@ fn sum(source: &Source) -> String {
     format!("{:016x}", fnv1a(source.files[0].1.as_bytes()))
 }
 
-fn fnv1a(bytes: &[u8]) -> u64 {
+/// Returns the folder of samara's files in the user's cache directory; `None` where there is no such directory.
+pub(super) fn cache_folder() -> Option<PathBuf> {
+    Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("samara"))
+}
+
+/// Returns the name of a file for one adapter with one driver.
+pub(super) fn file_name(adapter: &AdapterSummary, extension: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = adapter.name.chars().map(plain).collect();
+    let whole = [&adapter.name, &adapter.backend, &adapter.driver].map(|part| part.as_str()).join("\n");
+    format!("{name}-{:016x}.{extension}", fnv1a(whole.as_bytes()))
+}
+
+/// The 64-bit FNV-1a sum.
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
@@ -261,6 +311,32 @@ mod tests {
         assert!(foreign.contains("mesa 25") && foreign.contains("mesa 26"), "{foreign}");
         tuning.remove(&tuned);
         assert!(tuning.is_empty());
+    }
+
+    #[test]
+    fn few_tokens_hold_for_a_tier_and_format_and_within_what_kernels_take() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tuned.json");
+        let mut tuning = Tuning::default();
+        tuning.set_few_tokens(Tier::F16, Format::Q4_0, 24);
+        tuning.set_few_tokens(Tier::F16, Format::Q8_0, MOST_TOKENS + 1);
+        tuning.set_few_tokens(Tier::F16, Format::F32, FEW_TOKENS - 1);
+        tuning.write(&path, &adapter("")).unwrap();
+        let read = Tuning::read(&path, &adapter("")).unwrap();
+        assert_eq!(read, tuning);
+        assert_eq!(read.few_tokens(Tier::F16, Format::Q4_0), Some(24));
+        let none = [(Tier::PLAIN, Format::Q4_0), (Tier::F16, Format::Q8_0), (Tier::F16, Format::F32)];
+        assert!(none.iter().all(|&(tier, format)| read.few_tokens(tier, format).is_none()));
+        // A file from before there were such numbers, and one of another version.
+        let whole = std::fs::read_to_string(&path).unwrap();
+        for text in [
+            format!("{}]\n}}", &whole[..whole.find("],\n  \"few\"").unwrap()]),
+            whole.replace(concat!("\"samara\": \"", env!("CARGO_PKG_VERSION")), "\"samara\": \"0.0.0"),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            let read = Tuning::read(&path, &adapter("")).unwrap();
+            assert_eq!(read.few_tokens(Tier::F16, Format::Q4_0), None, "{text}");
+        }
     }
 
     #[test]

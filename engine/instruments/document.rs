@@ -287,6 +287,47 @@ pub struct KernelRow {
     pub copies: usize,
 }
 
+/// How a run of `samara generate` came to its first token and went on: a start is no repeated measurement, so
+/// documents of several runs are not compared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// `start`.
+    pub kind: String,
+    /// [`VERSION`].
+    pub version: u32,
+    /// Where it ran.
+    pub environment: Environment,
+    /// What ran.
+    pub subject: Subject,
+    /// Milliseconds to open the device.
+    pub device_ms: f64,
+    /// Milliseconds to read, pack and upload the weights.
+    pub weights_ms: f64,
+    /// Milliseconds to compile the pipelines of a prompt and of decoding, beside the weights.
+    pub pipelines_ms: f64,
+    /// Milliseconds from the first look at the model until a session stood ready.
+    pub load_ms: f64,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Milliseconds to the logits of the prompt's last token.
+    pub prefill_ms: f64,
+    /// Milliseconds from the beginning of the program until the first token was there; null without one.
+    pub first_token_ms: Option<f64>,
+    /// Generated tokens.
+    pub generated: usize,
+    /// Tokens per second behind the first one; null without another.
+    pub decode_tok_s: Option<f64>,
+}
+
+impl Start {
+    /// Returns the text of the document, a line break at its end.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("names and numbers are valid JSON");
+        text.push('\n');
+        text
+    }
+}
+
 /// Any document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]

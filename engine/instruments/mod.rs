@@ -8,6 +8,7 @@ pub mod bench;
 pub mod ceilings;
 pub mod check;
 pub mod compare;
+pub mod crossing;
 pub mod document;
 pub mod names;
 pub mod numbers;

@@ -14,8 +14,6 @@ const TOLERANCE: f64 = 1e-5;
 /// The same where products of a few tokens, and so of one, round activations to 8 bits: on uniform values the
 /// four of a layer add 1.4e-4, so 36 layers 5e-3.
 const INT8_TOLERANCE: f64 = 1e-2;
-/// Tokens of the prompt that both ways go through: a prefill of fewer computes its products as decoding does.
-const TOKENS: usize = FEW_TOKENS + 1;
 
 /// Checks that the device of a model tells the demo's fable, with the model's format, cache, rules and
 /// shaders, and that the model's prefill agrees with its decoding.
@@ -46,8 +44,10 @@ fn tells_the_fable(model: &Model) -> Result<()> {
 }
 
 fn agrees_with_itself(model: &Model) -> Result<()> {
-    let prompt = synth::prompt(model.config().vocab_size, TOKENS);
-    let mut session = model.session(Some(TOKENS))?;
+    // A prefill of fewer tokens computes its products as decoding does.
+    let tokens = model.few_tokens().max(FEW_TOKENS) + 1;
+    let prompt = synth::prompt(model.config().vocab_size, tokens);
+    let mut session = model.session(Some(tokens))?;
     session.prefill(&prompt)?;
     let whole = session.next_logits()?;
     session.rollback(0)?;

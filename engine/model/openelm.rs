@@ -94,14 +94,28 @@ pub struct StepShape {
     /// Workgroups that share the keys of a row and head where a step attends row by row; more than one take
     /// another dispatch for each layer.
     pub splits: usize,
+    /// Most tokens of one sequence whose products are computed row by row and not in tiles, at most
+    /// [`MOST_TOKENS`](crate::kernels::MOST_TOKENS); a batch has no tiles.
+    pub few: usize,
 }
 
 impl StepShape {
     /// Returns the step of `tokens` tokens of one sequence that takes the likeliest token behind them.
     pub fn greedy(tokens: usize, context: usize, kv: DType) -> Self {
         let sampling = Some(Sampling::Greedy);
-        let logits = Logits::Last;
-        Self { tokens, context, kv, logits, sampling, scored: false, batch: None, packed: false, splits: 1 }
+        let (logits, few) = (Logits::Last, FEW_TOKENS);
+        Self {
+            tokens,
+            context,
+            kv,
+            logits,
+            sampling,
+            scored: false,
+            batch: None,
+            packed: false,
+            splits: 1,
+            few,
+        }
     }
 }
 
@@ -406,7 +420,7 @@ impl<'a> Builder<'a> {
         let tokens = self.step.graph.tensors()[x].shape.dims()[0];
         for (weight, rows) in self.weight(name) {
             let graph = &mut self.step.graph;
-            let few = tokens <= FEW_TOKENS || self.shape.batch.is_some();
+            let few = tokens <= self.shape.few || self.shape.batch.is_some();
             if few && !self.shape.packed {
                 let kernel = Matvec::new(graph.tensors(), x, weight, out, rows.start);
                 graph.push(label, kernel);

@@ -3,26 +3,30 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Backend, BufferRange, Clock, Gpu, GpuOptions, asked_tier};
 use crate::graph::Graph;
 use crate::graph::fuse::Fusion;
-use crate::kernels::{FEW_TOKENS, SPLIT_KEYS, Shaders, Tier};
-use crate::model::layout::Layout;
+use crate::kernels::{Access, FEW_TOKENS, MOST_TOKENS, SPLIT_KEYS, Shaders, Tier};
+use crate::model::layout::{Layout, WeightLayout};
 use crate::model::openelm::{self, Step, StepShape};
 use crate::model::{Checkpoint, Config};
 use crate::quant::Format;
 use crate::session::Session;
-use crate::tensor::DType;
+use crate::tensor::{DType, TensorDesc, TensorId};
 
-/// Values that one task reads and packs at a time, and how many such tasks run between uploads.
+/// Values that one task reads and packs at a time, and how many packed tasks may wait to be written: with a task in
+/// hand for each processor this bounds the host's memory.
 const TASK_VALUES: usize = 1 << 18;
-const TASKS: usize = 16;
+const WAITING: usize = 8;
 /// Bytes written before the device is given time to take them: bounds the staging memory.
 const STAGED_BYTES: u64 = 16 << 20;
 
@@ -133,6 +137,10 @@ pub struct LoadOptions {
     /// ([`SPLIT_KEYS`](crate::kernels::SPLIT_KEYS)), 1 to 16, for one more dispatch a layer; without a number 4 on a GPU and 1 on
     /// a software adapter.
     pub splits: Option<usize>,
+    /// Folder in which what the driver compiles is kept from run to run
+    /// ([`pipeline_folder`](crate::gpu::pipeline_folder) is the user's), where the backend hands it out; nothing is
+    /// kept without one.
+    pub pipelines: Option<PathBuf>,
     /// Lowers the largest storage binding below what the adapter offers, in bytes.
     pub max_binding_bytes: Option<u64>,
     /// What takes the times of dispatches; without it the best that the adapter has.
@@ -154,6 +162,7 @@ impl Default for LoadOptions {
             // 128 rows fill a GPU and keep one step of the 3B far from driver time-outs.
             prefill_chunk: 128,
             splits: None,
+            pipelines: None,
             max_binding_bytes: None,
             clock: None,
             progress: None,
@@ -167,6 +176,17 @@ impl fmt::Debug for LoadOptions {
         write!(f, "LoadOptions {{ {format:?}, {kv}, {adapter:?}, {backend:?}, {tier:?}, {fusion:?}, ")?;
         write!(f, "prefill_chunk: {prefill_chunk}, max_binding_bytes: {max_binding_bytes:?} }}")
     }
+}
+
+/// What loading a model took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadTimes {
+    /// To open the device; zero for one that was open.
+    pub device: Duration,
+    /// To read, pack and upload the weights.
+    pub weights: Duration,
+    /// To compile the pipelines of a prompt and of decoding, meanwhile.
+    pub pipelines: Duration,
 }
 
 /// A model on a device. Cloning shares it.
@@ -187,14 +207,35 @@ pub(super) struct Inner {
     pub(super) fusion: Fusion,
     pub(super) chunk: usize,
     pub(super) splits: usize,
+    /// Most tokens of a prompt's step whose products are computed row by row.
+    pub(super) few: usize,
+    pub(super) times: LoadTimes,
 }
 
 impl Inner {
     /// Returns the fused graph of a step.
     pub(super) fn step(&self, shape: StepShape) -> Step {
+        let shape = StepShape { few: self.few, ..shape };
         let mut step = openelm::step(&self.config, &self.layout, shape);
         self.fusion.apply(&mut step.graph);
         step
+    }
+
+    /// Compiles the pipelines of a step of `tokens` tokens; no weight has to be there.
+    fn compile_ahead(&self, tokens: usize) {
+        let context = self.config.max_context_length.max(tokens);
+        let step = self.step(StepShape::greedy(tokens, context, self.kv.dtype()));
+        let tensors = step.graph.tensors();
+        let planes = |id: TensorId| {
+            let TensorDesc { shape, dtype, .. } = &tensors[id];
+            Format::of(*dtype).map_or(1, |format| format.row_words(shape.last()).len())
+        };
+        let kernels = step.graph.ops().iter().map(|op| {
+            let operands = op.kernel.operands();
+            let weights = operands.iter().filter(|operand| operand.access == Access::Weight);
+            (&*op.kernel, weights.map(|operand| planes(operand.tensor)).sum())
+        });
+        self.gpu.compile_ahead(kernels);
     }
 
     /// Returns how many workgroups share the keys of a head in a step of which a row sees as many as `keys`.
@@ -216,33 +257,38 @@ impl Model {
     /// When the model is damaged or unsupported, there is no such adapter, or it lacks memory.
     pub fn load(spec: &str, options: LoadOptions) -> Result<Self> {
         let checkpoint = Checkpoint::source(spec)?;
+        let start = Instant::now();
         let (adapter, backend) = (options.adapter.clone(), options.backend);
         let tier = options.tier.map_or_else(asked_tier, |tier| Ok(Some(tier)))?;
         let mut gpu = Gpu::open_with(&GpuOptions { adapter, backend, tier, ..GpuOptions::default() })?;
         gpu.set_shaders(options.shaders.clone());
         options.clock.map_or(Ok(()), |clock| gpu.set_clock(clock))?;
-        Self::from_checkpoint(&checkpoint, gpu, options)
+        if let Some(folder) = &options.pipelines {
+            gpu.keep_pipelines(folder);
+        }
+        Self::on(&checkpoint, gpu.into(), options, start.elapsed())
     }
 
     /// Loads a checkpoint onto an opened device, for instance the caller's own
-    /// ([`Gpu::from_device`]); `adapter`, `backend`, `tier`, `shaders` and `clock` of the options are not looked at.
+    /// ([`Gpu::from_device`]); `adapter`, `backend`, `tier`, `shaders`, `pipelines` and `clock` of the options are not
+    /// looked at.
     ///
     /// # Errors
     /// When a value is not finite or the device lacks memory.
     pub fn from_checkpoint(checkpoint: &Checkpoint, gpu: Gpu, options: LoadOptions) -> Result<Self> {
-        Self::on(checkpoint, gpu.into(), options)
+        Self::on(checkpoint, gpu.into(), options, Duration::ZERO)
     }
 
-    /// Loads another model onto the device of this one; `adapter`, `backend`, `tier`, `shaders` and `clock` of the options
-    /// are not looked at.
+    /// Loads another model onto the device of this one; `adapter`, `backend`, `tier`, `shaders`, `pipelines` and `clock`
+    /// of the options are not looked at.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_beside(&self, spec: &str, options: LoadOptions) -> Result<Self> {
-        Self::on(&Checkpoint::source(spec)?, Arc::clone(&self.0.gpu), options)
+        Self::on(&Checkpoint::source(spec)?, Arc::clone(&self.0.gpu), options, Duration::ZERO)
     }
 
-    fn on(checkpoint: &Checkpoint, gpu: Arc<Gpu>, options: LoadOptions) -> Result<Self> {
+    fn on(checkpoint: &Checkpoint, gpu: Arc<Gpu>, options: LoadOptions, device: Duration) -> Result<Self> {
         let chunk = options.prefill_chunk;
         if chunk == 0 || chunk > MAX_CHUNK {
             return Err(Error::Input(format!(
@@ -257,20 +303,52 @@ impl Model {
         let limit = binding_limit(&gpu, &options);
         let config = checkpoint.config().clone();
         let layout = layout(checkpoint, &gpu, &options)?;
-        let weights = Uploader::new(&gpu, checkpoint, &layout, options.progress.as_ref()).run()?;
         // The logits of a chunk must fit one binding when all of them are wanted.
         let rows = usize::try_from(limit / (config.vocab_size as u64 * 4)).unwrap_or(usize::MAX);
         let chunk = chunk.min(rows.max(1));
-        let stored = Format::of(checkpoint.weights()[0].stored).expect("checkpoints hold floats");
-        let (format, kv, fusion) = (options.format.unwrap_or(stored), options.kv, options.fusion);
-        let (config, layout, weights) = (config.into(), layout.into(), weights.into());
+        let (format, kv, fusion) = (format(checkpoint, &options), options.kv, options.fusion);
+        let (config, layout, weights) = (config.into(), layout.into(), Arc::default());
         let splits = options.splits.unwrap_or(if gpu.summary().software { 1 } else { SPLITS });
-        Ok(Self(Arc::new(Inner { gpu, config, layout, weights, format, kv, fusion, chunk, splits })))
+        let few = gpu.few_tokens(format);
+        let times = LoadTimes { device, ..LoadTimes::default() };
+        let mut inner = Inner { gpu, config, layout, weights, format, kv, fusion, chunk, splits, few, times };
+        let progress = options.progress.as_ref();
+        let (weights, times) = thread::scope(|scope| {
+            // A prompt and a decode step are what most models run first.
+            let compiling = scope.spawn(|| {
+                let start = Instant::now();
+                [1, chunk].into_iter().for_each(|tokens| inner.compile_ahead(tokens));
+                start.elapsed()
+            });
+            let start = Instant::now();
+            let weights = Uploader::new(&inner.gpu, checkpoint, &inner.layout, progress).run()?;
+            let times = LoadTimes { weights: start.elapsed(), ..inner.times };
+            let pipelines = compiling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok::<_, Error>((weights, LoadTimes { pipelines, ..times }))
+        })?;
+        inner.times = times;
+        inner.weights = weights.into();
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Returns a model with other fusion rules on the same device and weights.
     pub fn with_fusion(&self, fusion: Fusion) -> Self {
         Self(Arc::new(Inner { fusion, ..Inner::clone(&self.0) }))
+    }
+
+    /// Returns the most tokens of a prompt's step whose products are computed row by row and not in tiles.
+    pub fn few_tokens(&self) -> usize {
+        self.0.few
+    }
+
+    /// Returns a model with another such number on the same device and weights. Below 8, verified guesses no longer
+    /// are to the last bit what decoding computes.
+    ///
+    /// # Panics
+    /// When it is more than [`MOST_TOKENS`].
+    pub fn with_few_tokens(&self, few: usize) -> Self {
+        assert!(few <= MOST_TOKENS, "{few} tokens are more than {MOST_TOKENS}");
+        Self(Arc::new(Inner { few, ..Inner::clone(&self.0) }))
     }
 
     /// Returns the graph of a step that the model would run on a device, without loading it.
@@ -284,6 +362,7 @@ impl Model {
         shape: StepShape,
     ) -> Result<Graph> {
         let layout = layout(checkpoint, gpu, options)?;
+        let shape = StepShape { few: gpu.few_tokens(format(checkpoint, options)), ..shape };
         let mut graph = openelm::step(checkpoint.config(), &layout, shape).graph;
         options.fusion.apply(&mut graph);
         Ok(graph)
@@ -308,6 +387,16 @@ impl Model {
         self.0.layout.iter().map(|(_, weight)| (weight.rows * weight.cols) as u64).sum()
     }
 
+    /// Returns what loading it took.
+    pub fn load_times(&self) -> LoadTimes {
+        self.0.times
+    }
+
+    /// Returns the most tokens of one prefill step.
+    pub fn prefill_chunk(&self) -> usize {
+        self.0.chunk
+    }
+
     /// Returns what is known of the adapter.
     pub fn adapter(&self) -> &AdapterSummary {
         self.0.gpu.summary()
@@ -326,6 +415,12 @@ impl Model {
 fn binding_limit(gpu: &Gpu, options: &LoadOptions) -> u64 {
     let limit = gpu.summary().max_binding_bytes.min(gpu.summary().max_buffer_bytes);
     options.max_binding_bytes.map_or(limit, |bytes| bytes.min(limit))
+}
+
+/// Returns the format of matrices that is asked for, or in which the embedding is stored.
+fn format(checkpoint: &Checkpoint, options: &LoadOptions) -> Format {
+    let stored = Format::of(checkpoint.weights()[0].stored).expect("checkpoints hold floats");
+    options.format.unwrap_or(stored)
 }
 
 /// Returns how each weight is stored on a device.
@@ -362,13 +457,28 @@ fn check_range(name: &str, format: Format, values: &[f32]) -> Result<()> {
     )))
 }
 
-/// Packs weights and writes them to the device.
+/// Rows of a weight that are read and packed at a time.
+struct Task {
+    /// Which weight of the checkpoint.
+    index: usize,
+    rows: Range<usize>,
+    /// Where they go: which part of all, and the row in it.
+    part: usize,
+    row: usize,
+}
+
+/// Rows of a task in the planes of its format, with the number of the task.
+type Packed = (usize, Result<Vec<Vec<u32>>>);
+
+/// Reads and packs weights on every processor and writes them to the device meanwhile.
 struct Uploader<'a> {
     gpu: &'a Gpu,
     checkpoint: &'a Checkpoint,
     layout: &'a Layout,
     progress: Option<&'a Progress>,
-    total: u64,
+    /// Planes of each part of each weight.
+    parts: Vec<Vec<BufferRange>>,
+    tasks: Vec<Task>,
     done: u64,
     staged: u64,
 }
@@ -380,64 +490,89 @@ impl<'a> Uploader<'a> {
         layout: &'a Layout,
         progress: Option<&'a Progress>,
     ) -> Self {
-        Self { gpu, checkpoint, layout, progress, total: layout.bytes(), done: 0, staged: 0 }
+        Self { gpu, checkpoint, layout, progress, parts: vec![], tasks: vec![], done: 0, staged: 0 }
     }
 
     fn run(mut self) -> Result<HashMap<(String, usize), Vec<BufferRange>>> {
-        let mut weights = HashMap::new();
+        let mut names = Vec::new();
         for (index, info) in self.checkpoint.weights().iter().enumerate() {
-            let layout = &self.layout[&info.name];
-            for (part, rows) in layout.parts.iter().enumerate() {
-                let planes = self.part(index, layout.format, layout.cols, rows.clone())?;
-                weights.insert((info.name.clone(), part), planes);
+            for (part, rows) in self.layout[&info.name].parts.iter().enumerate() {
+                self.plan(index, rows.clone())?;
+                names.push((info.name.clone(), part));
             }
         }
+        self.upload()?;
         self.flush()?;
-        Ok(weights)
+        Ok(names.into_iter().zip(self.parts).collect())
     }
 
-    /// Uploads one row range of a weight into buffers of its own.
-    fn part(
-        &mut self,
-        index: usize,
-        format: Format,
-        cols: usize,
-        rows: Range<usize>,
-    ) -> Result<Vec<BufferRange>> {
+    /// Allocates the planes of one row range of a weight and cuts it into tasks.
+    fn plan(&mut self, index: usize, rows: Range<usize>) -> Result<()> {
         let name = &self.checkpoint.weights()[index].name;
-        let words = format.row_words(cols);
-        let storage = |&words: &usize| self.gpu.storage(name, (words * rows.len() * 4) as u64);
-        let planes = words.iter().map(storage).collect::<Result<Vec<_>>>()?;
-        let task_rows = (TASK_VALUES / cols).max(1);
-        let starts: Vec<usize> = rows.clone().step_by(task_rows).collect();
-        for starts in starts.chunks(TASKS) {
-            let pack = |&start: &usize| -> Result<(usize, Vec<Vec<u32>>)> {
-                let end = rows.end.min(start + task_rows);
-                let mut values = vec![0.0; (end - start) * cols];
-                self.checkpoint.read_rows(index, start..end, &mut values)?;
-                check_range(name, format, &values)?;
-                Ok((start, format.pack(&values, cols)))
-            };
-            let packed = starts.par_iter().map(pack).collect::<Result<Vec<_>>>()?;
-            self.checkpoint.release(index, starts[0]..rows.end.min(starts[0] + starts.len() * task_rows));
-            for (start, parts) in packed {
-                for ((plane, words), part) in planes.iter().zip(&words).zip(&parts) {
-                    self.write(plane, ((start - rows.start) * words * 4) as u64, bytemuck::cast_slice(part))?;
+        let layout = &self.layout[name];
+        let storage = |words: usize| self.gpu.storage(name, (words * rows.len() * 4) as u64);
+        let planes = layout.format.row_words(layout.cols).into_iter().map(storage);
+        let (planes, part) = (planes.collect::<Result<Vec<_>>>()?, self.parts.len());
+        let step = (TASK_VALUES / layout.cols).max(1);
+        let task =
+            |start| Task { index, rows: start..rows.end.min(start + step), part, row: start - rows.start };
+        self.tasks.extend(rows.clone().step_by(step).map(task));
+        self.parts.push(planes);
+        Ok(())
+    }
+
+    /// Lets threads pack what this one writes, and returns the error of the first task that has one.
+    fn upload(&mut self) -> Result<()> {
+        let (tasks, next) = (std::mem::take(&mut self.tasks), AtomicUsize::new(0));
+        let (checkpoint, layout) = (self.checkpoint, self.layout);
+        let (sender, packed) = sync_channel::<Packed>(WAITING);
+        thread::scope(|scope| {
+            for _ in 0..rayon::current_num_threads() {
+                let (sender, next, tasks) = (sender.clone(), &next, &tasks);
+                let take = || next.fetch_add(1, Ordering::Relaxed);
+                scope.spawn(move || {
+                    while let Some((number, task)) = Some(take()).and_then(|n| Some((n, tasks.get(n)?))) {
+                        let packed = pack(checkpoint, layout, task);
+                        let failed = packed.is_err();
+                        if sender.send((number, packed)).is_err() || failed {
+                            // Tasks before this one are under way; none behind it is begun.
+                            next.fetch_max(tasks.len(), Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            self.write_all(&tasks, packed)
+        })
+    }
+
+    fn write_all(&mut self, tasks: &[Task], packed: Receiver<Packed>) -> Result<()> {
+        let mut failed: Option<(usize, Error)> = None;
+        for (number, packed) in packed {
+            match packed {
+                Ok(planes) if failed.is_none() => self.write(&tasks[number], &planes)?,
+                Ok(_) => {}
+                Err(error) if failed.as_ref().is_none_or(|(first, _)| number < *first) => {
+                    failed = Some((number, error));
                 }
+                Err(_) => {}
             }
         }
-        Ok(planes)
+        failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    fn write(&mut self, plane: &BufferRange, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.gpu.write(plane, offset, bytes);
-        self.done += bytes.len() as u64;
-        self.staged += bytes.len() as u64;
+    fn write(&mut self, task: &Task, planes: &[Vec<u32>]) -> Result<()> {
+        for (plane, words) in self.parts[task.part].iter().zip(planes) {
+            let offset = (words.len() / task.rows.len() * task.row * 4) as u64;
+            self.gpu.write(plane, offset, bytemuck::cast_slice(words));
+            self.done += words.len() as u64 * 4;
+            self.staged += words.len() as u64 * 4;
+        }
         if self.staged > STAGED_BYTES {
             self.flush()?;
         }
         if let Some(progress) = self.progress {
-            progress(self.done, self.total);
+            progress(self.done, self.layout.bytes());
         }
         Ok(())
     }
@@ -446,4 +581,16 @@ impl<'a> Uploader<'a> {
         self.staged = 0;
         self.gpu.flush()
     }
+}
+
+/// Reads the rows of a task and brings them into the planes of their format.
+fn pack(checkpoint: &Checkpoint, layout: &Layout, task: &Task) -> Result<Vec<Vec<u32>>> {
+    let name = &checkpoint.weights()[task.index].name;
+    let WeightLayout { format, cols, .. } = layout[name];
+    let mut values = vec![0.0; task.rows.len() * cols];
+    checkpoint.read_rows(task.index, task.rows.clone(), &mut values)?;
+    check_range(name, format, &values)?;
+    let planes = format.pack(&values, cols);
+    checkpoint.release(task.index, task.rows.clone());
+    Ok(planes)
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use batch::{BatchSession, Decoded, SequenceId, SequenceOptions};
 pub use generate::{MAX_TOKENS_PER_SUBMIT, Tokens};
 pub use inspect::{DispatchReport, Inspection, WeightReport};
-pub use load::{KvFormat, LoadOptions, Model, Progress};
+pub use load::{KvFormat, LoadOptions, LoadTimes, Model, Progress};
 pub use profile::{Counts, StepOp};
 pub use score::{Scorer, Scoring};
 pub use scores::{MAX_TOP, TokenScore};

@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-/// The program, as on the machine of a user who tuned nothing.
+/// The program, as on the machine of a user who tuned nothing and keeps nothing.
 pub fn samara() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_samara"));
     command.env_remove("SAMARA_LOG").env_remove("SAMARA_TUNE").stdin(Stdio::null());
     command.env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/no-cache"));
+    command.env("SAMARA_PIPELINES", "off");
     command
 }
 

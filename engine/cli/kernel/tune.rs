@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::ProgressBar;
 use samara::gpu::{Gpu, Tuning};
+use samara::instruments::crossing::{self, Both};
 use samara::instruments::document::Environment;
 use samara::instruments::steps;
 use samara::instruments::tune::{Found, trials, tunable, tune};
 use samara::kernels::Case;
 use samara::model::Checkpoint;
 use samara::quant::Format;
-use samara::{Error, KvFormat, LoadOptions};
+use samara::{Error, KvFormat, LoadOptions, Model};
 
 use super::super::table::Table;
 use super::super::{COMMIT, Failure, bar, introduce, note, warn_of_software};
@@ -43,6 +44,9 @@ pub struct TuneArgs {
     device: DeviceArgs,
     #[command(flatten)]
     timing: TimingArgs,
+    /// Tune instead how many tokens of a prompt's step have their products computed row by row: beyond, in tiles
+    #[arg(long, requires = "model")]
+    switch_over: bool,
     /// No progress on standard error
     #[arg(short, long)]
     quiet: bool,
@@ -56,6 +60,9 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
     }
     let entries = args.selection.entries()?;
     let mut gpu = args.timing.open(&args.device)?;
+    if let Some(model) = args.model.as_ref().filter(|_| args.switch_over) {
+        return switch_over(args, gpu, model);
+    }
     let cases = match &args.model {
         None => tunable(args.selection.timed(&entries, gpu.tier())?, |case| &*case.kernel),
         Some(model) => of_model(args, &gpu, model)?,
@@ -117,6 +124,40 @@ fn of_model(args: &TuneArgs, gpu: &Gpu, model: &str) -> samara::Result<Vec<Case>
     }
     cases.retain(|case| args.selection.matches(case));
     if cases.is_empty() { Err(args.selection.nothing()) } else { Ok(cases) }
+}
+
+/// Times steps of a model by rows and by tiles, prints them and keeps where tiles begin to be faster.
+fn switch_over(args: &TuneArgs, gpu: Gpu, model: &str) -> Result<(), Failure> {
+    if args.selection.name != "all" || args.selection.case.is_some() {
+        let message = "--switch-over times whole steps: give `all` in the place of a kernel, and no --case";
+        return Err(Error::Input(message.to_owned()).into());
+    }
+    if !args.quiet {
+        introduce(&Environment::of(&gpu, COMMIT));
+        warn_of_software(gpu.summary());
+    }
+    let bar = bar(args.quiet, "timing", "{pos} of {len} steps");
+    let options = LoadOptions { format: args.format, kv: args.kv, ..LoadOptions::default() };
+    let model = Model::from_checkpoint(&Checkpoint::source(model)?, gpu, options)?;
+    bar.set_length(crossing::steps(&model).count() as u64);
+    let both = crossing::measure(&model, args.timing.samples(), || bar.inc(1))?;
+    bar.finish_and_clear();
+    let mut table = Table::new([">tokens", ">by rows", ">in tiles", ">tiles / rows"]);
+    for Both { tokens, times } in &both {
+        let [rows, tiles] = [&times.first, &times.second].map(|samples| duration(samples.median()));
+        table.push([tokens.to_string(), rows, tiles, format!("{:.2}", times.ratios().median())]);
+    }
+    write!(io::stdout().lock(), "{table}")?;
+    let (gpu, few) = (model.gpu(), crossing::few_tokens(&both));
+    let mut tuning = gpu.tuning().clone();
+    tuning.set_few_tokens(gpu.tier(), model.format(), few);
+    let path = tuning.save(gpu.summary())?;
+    note(format_args!(
+        "rows up to {few} tokens in {}, then tiles; written: {}",
+        model.format(),
+        path.display()
+    ));
+    Ok(())
 }
 
 /// Says which values were refused or wrong.
