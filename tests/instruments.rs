@@ -76,8 +76,8 @@ fn every_clock_times_every_dispatch_and_changes_nothing() {
         }
         let mut session = micro(gpu, Format::F32).session(Some(16)).unwrap();
         let profile = session.profile(&ids).unwrap();
-        // 8 a layer, embedding, first norm, head with its norm and argmax; the last residual add is unfused.
-        assert_eq!(profile.len(), 8 * 4 + 4, "{clock}");
+        // 6 a layer, one more in the last, which goes on with one row; embedding, head with its norm and argmax.
+        assert_eq!(profile.len(), 6 * 4 + 1 + 3, "{clock}");
         assert!(profile.iter().all(|(_, span)| span.nanoseconds() > 0.0), "{clock}: {profile:?}");
         assert!(profile.windows(2).all(|pair| pair[0].1.end <= pair[1].1.start), "{clock}");
         assert_eq!(session.position(), 9);
@@ -101,7 +101,11 @@ fn a_decode_step_costs_its_weights_its_live_cache_and_little_more() {
     let prefill = model.cost(256, 0, 16);
     let head = (2 * model.config().vocab_size * model.config().model_dim) as u64;
     assert!(prefill.read < 2 * near.read, "{prefill:?} {near:?}");
-    assert!(prefill.flops - head > 15 * (near.flops - head), "{prefill:?} {near:?}");
+    // Behind the last layer's attention one row goes on.
+    let (config, last) = (model.config(), model.config().layers.last().unwrap());
+    let widths = last.query_heads * config.head_dim + 3 * last.ffn_dim;
+    let dropped = 15 * (2 * config.model_dim * widths) as u64;
+    assert!(prefill.flops - head + dropped > 15 * (near.flops - head), "{prefill:?} {near:?}");
 }
 
 #[test]
@@ -119,9 +123,9 @@ fn a_bench_counts_what_was_submitted_and_bounds_what_was_allocated() {
     let tg = run(0, 6, 3);
     assert_eq!((tg.test.as_str(), tg.dispatches_per_token, tg.submits_per_token), ("tg6 @ d3", 23.0, 1.0));
     let pp = run(10, 0, 0);
-    assert_eq!((pp.test.as_str(), pp.dispatches_per_token, pp.submits_per_token), ("pp10", 3.6, 0.1));
+    assert_eq!((pp.test.as_str(), pp.dispatches_per_token, pp.submits_per_token), ("pp10", 2.8, 0.1));
     let both = run(10, 6, 0);
-    assert_eq!((both.test.as_str(), both.dispatches_per_token), ("pp10+tg6", (36.0 + 6.0 * 23.0) / 16.0));
+    assert_eq!((both.test.as_str(), both.dispatches_per_token), ("pp10+tg6", (28.0 + 6.0 * 23.0) / 16.0));
     for row in [tg, pp, both] {
         assert!(row.peak_bytes > model.inspect().weight_bytes && row.peak_bytes < 1 << 26, "{row:?}");
         assert!(row.first_token_ms.median() > 0.0 && row.tok_s.min() > 0.0, "{row:?}");

@@ -55,6 +55,7 @@ kernels! {
     attention_merge
     embed
     kv_write
+    last_rows
     log_likelihood
     matmul
     matmul_add

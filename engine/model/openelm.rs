@@ -23,6 +23,7 @@ use crate::kernels::attention_merge::AttentionMerge;
 use crate::kernels::draw::Options;
 use crate::kernels::embed::Embed;
 use crate::kernels::kv_write::KvWrite;
+use crate::kernels::last_rows::LastRows;
 use crate::kernels::log_likelihood::{self, LogLikelihood};
 use crate::kernels::matmul::Matmul;
 use crate::kernels::matvec::Matvec;
@@ -316,17 +317,39 @@ impl<'a> Builder<'a> {
             graph.push(at("mix"), kernel.with_packed(packed));
             graph.push(at("merge"), AttentionMerge::new(graph.tensors(), parts, mixed));
         }
+        let (x, mixed) = if self.ends_with_one_row() && layer + 1 == self.config.layers.len() {
+            // Keys and values of every row are cached; only the last row goes on.
+            self.last_rows(&at("last"), x, mixed)
+        } else {
+            (x, mixed)
+        };
         let out = self.matmul(&at("out"), mixed, &names::out_proj(layer));
         self.add(&at("add"), x, out)
+    }
+
+    /// Whether the rows before the last are dropped in the last layer. A few tokens read its weights once in any case, and
+    /// keep a row's bits what they are in a step of its own.
+    fn ends_with_one_row(&self) -> bool {
+        let StepShape { tokens, logits, batch, .. } = self.shape;
+        logits == Logits::Last && tokens > FEW_TOKENS && batch.is_none()
+    }
+
+    fn last_rows(&mut self, label: &str, x: TensorId, y: TensorId) -> (TensorId, TensorId) {
+        let graph = &mut self.step.graph;
+        let [out_x, out_y] = [x, y].map(|id| graph.activation(label, [1, graph.tensors()[id].shape.last()]));
+        let kernel = LastRows::new(graph.tensors(), [x, y], [out_x, out_y]);
+        graph.push(label, kernel);
+        (out_x, out_y)
     }
 
     /// Norm, gate and up projections, their product, down projection and residual add.
     fn ffn(&mut self, layer: usize, x: TensorId) -> TensorId {
         let at = |name: &str| format!("layer.{layer}/ffn/{name}");
-        let normed = self.norm(&at("norm"), x, &names::ffn_norm(layer), self.shape.tokens);
+        let rows = self.rows(x);
+        let normed = self.norm(&at("norm"), x, &names::ffn_norm(layer), rows);
         let gate_up = self.matmul(&at("gate_up"), normed, &names::proj_1(layer));
         let graph = &mut self.step.graph;
-        let product = graph.activation(at("swiglu"), [self.shape.tokens, self.config.layers[layer].ffn_dim]);
+        let product = graph.activation(at("swiglu"), [rows, self.config.layers[layer].ffn_dim]);
         let kernel = Swiglu::new(graph.tensors(), gate_up, product);
         graph.push(at("swiglu"), kernel);
         let down = self.matmul(&at("down"), product, &names::proj_2(layer));
@@ -400,7 +423,7 @@ impl<'a> Builder<'a> {
 
     fn add(&mut self, label: &str, a: TensorId, b: TensorId) -> TensorId {
         let graph = &mut self.step.graph;
-        let out = graph.activation(label, [self.shape.tokens, self.config.model_dim]);
+        let out = graph.activation(label, graph.tensors()[a].shape.clone());
         let kernel = Add::new(graph.tensors(), a, b, out);
         graph.push(label, kernel);
         out
@@ -409,7 +432,7 @@ impl<'a> Builder<'a> {
     /// `x W^T` into a new activation.
     fn matmul(&mut self, label: &str, x: TensorId, name: &str) -> TensorId {
         let rows = self.layout[name].parts.last().expect("a weight has a part").end;
-        let tokens = self.step.graph.tensors()[x].shape.dims()[0];
+        let tokens = self.rows(x);
         let out = self.step.graph.activation(label, [tokens, rows]);
         self.matmul_into(label, x, name, out);
         out
@@ -417,7 +440,7 @@ impl<'a> Builder<'a> {
 
     /// `x W^T`, one operation for each part of the weight.
     fn matmul_into(&mut self, label: &str, x: TensorId, name: &str, out: TensorId) {
-        let tokens = self.step.graph.tensors()[x].shape.dims()[0];
+        let tokens = self.rows(x);
         for (weight, rows) in self.weight(name) {
             let graph = &mut self.step.graph;
             let few = tokens <= self.shape.few || self.shape.batch.is_some();
@@ -429,6 +452,11 @@ impl<'a> Builder<'a> {
                 graph.push(label, kernel);
             }
         }
+    }
+
+    /// The rows of an activation.
+    fn rows(&self, x: TensorId) -> usize {
+        self.step.graph.tensors()[x].shape.dims()[0]
     }
 
     /// The tensors of a matrix, one for each part, with the rows that it holds.
