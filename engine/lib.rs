@@ -54,7 +54,10 @@ pub mod kernels;
 pub mod model;
 pub mod quant;
 pub mod sampler;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod session;
+pub mod stop;
 pub mod tensor;
 pub mod tokenizer;
 pub mod translate;

@@ -109,7 +109,10 @@ impl Tokenizer {
     }
 
     /// Returns the bytes that a token stands for; none for a special token.
-    fn bytes(&self, id: u32) -> Result<Vec<u8>> {
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the tokenizer has no such id.
+    pub fn bytes(&self, id: u32) -> Result<Vec<u8>> {
         let token = self.id_to_token(id).ok_or_else(|| {
             Error::Input(format!("token id {id}: the tokenizer has {} tokens", self.vocab_size()))
         })?;

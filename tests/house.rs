@@ -46,16 +46,16 @@ fn only_the_gpu_module_names_wgpu() {
 
 #[test]
 fn lower_rows_never_import_higher_ones() {
-    // design: tensor, error < quant, files < kernels < graph, translate < model, gpu, tokenizer, sampler
-    // < session < instruments < cli
+    // design: tensor, error < quant, files < kernels < graph, translate < model, gpu, tokenizer, sampler,
+    // stop < session < instruments, server < cli
     let rows: [&[&str]; 8] = [
         &["tensor", "error"],
         &["quant", "files"],
         &["kernels"],
         &["graph", "translate"],
-        &["model", "gpu", "tokenizer", "sampler"],
+        &["model", "gpu", "tokenizer", "sampler", "stop"],
         &["session"],
-        &["instruments"],
+        &["instruments", "server"],
         &["cli"],
     ];
     let row = |module: &str| rows.iter().position(|row| row.contains(&module));

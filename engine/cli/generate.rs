@@ -9,11 +9,11 @@ use samara::files::write_whole;
 use samara::instruments::document::{Environment, Start, Subject, VERSION};
 use samara::sampler::{Sampler, SamplerOptions};
 use samara::session::{Acceptance, Drafter, LoadTimes, Tokens};
+use samara::stop::StopFilter;
 use samara::tokenizer::Tokenizer;
 use samara::{Error, Model, Session};
 
 use super::draft::{self, DraftArgs};
-use super::stop::StopFilter;
 use super::{COMMIT, Failure, ModelArgs, RuleArgs, TextArgs, TokenizerArgs, duration, files, note, running};
 
 /// Continue a text

@@ -14,7 +14,8 @@ mod perplexity;
 mod profile;
 mod report;
 mod score;
-mod stop;
+#[cfg(feature = "server")]
+mod serve;
 mod synth;
 mod table;
 mod tokenize;
@@ -80,6 +81,8 @@ enum Command {
     Ablate(ablate::AblateArgs),
     Compare(compare::CompareArgs),
     Report(report::ReportArgs),
+    #[cfg(feature = "server")]
+    Serve(serve::ServeArgs),
     #[command(subcommand)]
     Kernel(kernel::KernelCommand),
 }
@@ -103,6 +106,8 @@ impl Cli {
             Command::Ablate(args) => ablate::run(&args),
             Command::Compare(args) => compare::run(&args),
             Command::Report(args) => report::run(&args),
+            #[cfg(feature = "server")]
+            Command::Serve(args) => serve::run(args),
             Command::Kernel(command) => kernel::run(&command),
         }
     }

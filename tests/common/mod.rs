@@ -5,6 +5,8 @@ pub mod checkpoint;
 pub mod documents;
 pub mod outputs;
 pub mod program;
+#[cfg(feature = "server")]
+pub mod serving;
 pub mod variants;
 
 use samara::gpu::{Gpu, GpuOptions};

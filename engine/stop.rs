@@ -1,6 +1,6 @@
 //! Ends streamed text before a given string, also when the string arrives in pieces.
 
-use samara::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Passes text on until one of some strings occurs in it.
 pub struct StopFilter {
@@ -19,7 +19,10 @@ pub struct Passed {
 }
 
 impl StopFilter {
-    /// Returns a filter for these strings, none of them empty.
+    /// Returns a filter for these strings.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when one is empty.
     pub fn new(stops: Vec<String>) -> Result<Self> {
         if stops.iter().any(String::is_empty) {
             return Err(Error::Input("--stop is empty: expected the text to stop before".to_owned()));

@@ -1,0 +1,89 @@
+//! Connections: how many, how slow they may be, and how they end.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
+
+use super::Options;
+use super::metrics::Metrics;
+
+/// Most bytes of a request's head.
+const HEAD_BYTES: usize = 64 << 10;
+/// How long to wait when the system has no more connections.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers requests until `stop`, and then those that were begun; what is not answered in time is dropped.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    options: &Options,
+    metrics: &Metrics,
+    stop: impl Future<Output = ()>,
+) {
+    let (free, graceful) = (Arc::new(Semaphore::new(options.connections)), GracefulShutdown::new());
+    let (mut stop, mut open) = (pin!(stop), JoinSet::new());
+    loop {
+        // A client without a place waits in the queue of the system.
+        let accepted = async {
+            let place = Arc::clone(&free).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = accepted => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let connection = graceful.watch(connection(stream, &router, options));
+        let gauge = metrics.connections.clone();
+        gauge.inc();
+        open.spawn(async move {
+            // A client that breaks off is no fault of ours.
+            let _ = connection.await;
+            gauge.dec();
+            drop(place);
+        });
+        while open.try_join_next().is_some() {}
+    }
+    drop(listener);
+    if timeout(options.drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("{} connections are dropped: they were not done in time", open.len());
+    }
+    open.shutdown().await;
+}
+
+/// Returns what answers the requests of a connection, one after the other.
+fn connection(
+    stream: TcpStream,
+    router: &Router,
+    options: &Options,
+) -> impl GracefulConnection<Error = hyper::Error> + Send + use<> {
+    // Tokens are small and should not wait for each other.
+    let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(options.write_timeout));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.read_timeout)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router.clone()))
+}

@@ -1,0 +1,221 @@
+//! An HTTP server with OpenAI's `/v1/completions` on a model. One thread has the device and decodes everything that
+//! is asked for in one batch; the connections are tokio's. What an answer is does not depend on the others.
+
+mod answer;
+mod connections;
+mod metrics;
+mod refusal;
+mod request;
+mod routes;
+mod scheduler;
+
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+use crate::kernels::MOST_TOKENS;
+use crate::session::{Model, SequenceOptions};
+use crate::tokenizer::Tokenizer;
+use metrics::Metrics;
+use routes::Shared;
+use scheduler::{Health, Queue, Scheduler};
+
+/// Most prompts whose scoring shares a step.
+const SCORED_TOGETHER: usize = 16;
+
+/// Limits of a server, and what its model is called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// What requests call the model.
+    pub name: String,
+    /// Most sequences that decode together, 1 to 64.
+    pub sequences: usize,
+    /// Most tokens of a sequence, prompt included; without a number, as many as the model was trained for.
+    pub context: Option<usize>,
+    /// Most prompts that wait; with more, requests are refused.
+    pub queue: usize,
+    /// Most tokens of an answer; without a number the context is the limit.
+    pub max_tokens: Option<usize>,
+    /// Most prompts of one request.
+    pub prompts: usize,
+    /// Most bytes of the body of a request.
+    pub body_bytes: usize,
+    /// Most connections; further ones wait.
+    pub connections: usize,
+    /// How long the head of a request may take to arrive, and then its body.
+    pub read_timeout: Duration,
+    /// How long a client may take no byte of an answer.
+    pub write_timeout: Duration,
+    /// How long answers under way may take once the server is to stop.
+    pub drain: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "samara".to_owned(),
+            sequences: 16,
+            context: None,
+            queue: 128,
+            max_tokens: None,
+            prompts: 64,
+            body_bytes: 1 << 20,
+            connections: 256,
+            read_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Options {
+    /// Refuses limits under which nothing could be answered.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when one is 0, named as the command line names it, or there are too many sequences.
+    pub fn check(&self) -> Result<()> {
+        let Self { sequences, queue, prompts, body_bytes, connections, .. } = *self;
+        if !(1..=MOST_TOKENS).contains(&sequences) {
+            return Err(Error::Input(format!("--sequences {sequences}: expected 1 to {MOST_TOKENS}")));
+        }
+        let counts = [
+            ("queue", queue),
+            ("prompts", prompts),
+            ("body-bytes", body_bytes),
+            ("connections", connections),
+            ("patience", self.read_timeout.min(self.write_timeout).as_millis() as usize),
+        ];
+        match counts.into_iter().find(|&(_, count)| count == 0) {
+            Some((flag, _)) => Err(Error::Input(format!("--{flag} is 0: expected 1 or more"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A model that waits for requests.
+///
+/// # Examples
+/// ```no_run
+/// # fn main() -> samara::Result<()> {
+/// use samara::server::{Options, Server};
+/// use samara::tokenizer::Tokenizer;
+///
+/// let model = samara::Model::load("demo", samara::LoadOptions::default())?;
+/// let tokenizer = Tokenizer::from_bytes(samara::model::demo::TOKENIZER, "demo")?;
+/// let server = Server::bind("127.0.0.1:0", &model, tokenizer, Options::default())?;
+/// println!("http://{}", server.address());
+/// server.run(samara::server::signal())
+/// # }
+/// ```
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    engine: JoinHandle<()>,
+    /// Is dropped when the engine ends.
+    ended: oneshot::Receiver<()>,
+}
+
+impl Server {
+    /// Takes an address such as `127.0.0.1:8080`, port 0 for a free one, and makes a model ready.
+    ///
+    /// # Errors
+    /// When an option is out of range, the address cannot be had, or the device lacks memory for the caches.
+    pub fn bind(address: &str, model: &Model, tokenizer: Tokenizer, options: Options) -> Result<Self> {
+        options.check()?;
+        let taken = |e| Error::io("listen on", address, e);
+        let listener = TcpListener::bind(address).map_err(taken)?;
+        listener.set_nonblocking(true).map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
+        let mut batch = model.batch(options.sequences, options.context)?;
+        // Who connects meanwhile waits; the first request does not.
+        batch.join(&[model.config().bos_token_id], SequenceOptions::default())?;
+        batch.step()?;
+        batch.clear();
+        let scorer = model.scorer(options.sequences.min(SCORED_TOGETHER), Some(batch.context()))?;
+        let (metrics, registry) = Metrics::new();
+        let (queue, jobs) = Queue::new(options.queue);
+        let health = Arc::new(Health::default());
+        let config = model.config();
+        let shared = Shared {
+            tokenizer,
+            bos: config.bos_token_id,
+            eos: config.eos_token_id,
+            vocab: config.vocab_size,
+            context: batch.context(),
+            queue,
+            metrics: metrics.clone(),
+            registry,
+            health: Arc::clone(&health),
+            created: now(),
+            answered: AtomicU64::new(0),
+            options,
+        };
+        let scheduler = Scheduler::new(model, batch, scorer, jobs, metrics, health);
+        let (alive, ended) = oneshot::channel();
+        let engine = thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            let _alive = alive;
+            scheduler.run();
+        });
+        let engine = engine.map_err(|e| Error::io("start", "the engine's thread", e))?;
+        Ok(Self { listener, address, shared: Arc::new(shared), engine, ended })
+    }
+
+    /// Returns where the server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers requests until `stop`, and then those that were begun, for at most [`Options::drain`].
+    ///
+    /// # Errors
+    /// When the system gives no threads or the engine broke off.
+    pub fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Self { listener, address, shared, engine, ended } = self;
+        let failed = |e| Error::io("listen on", address.to_string(), e);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+            let stop = async {
+                tokio::select! {
+                    () = stop => {}
+                    _ = ended => {}
+                }
+            };
+            let router = routes::router(Arc::clone(&shared));
+            connections::serve(listener, router, &shared.options, &shared.metrics, stop).await;
+            Ok(())
+        })?;
+        // What is left of the connections goes with them; then no job can come any more.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        drop(shared);
+        engine.join().map_err(|_| Error::Gpu("the engine broke off: what it printed says why".to_owned()))
+    }
+}
+
+/// Waits until the program is asked to stop: by Ctrl-C, and on Unix by SIGTERM.
+pub async fn signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// Returns the seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}

@@ -1,0 +1,391 @@
+//! The one thread that has the model: it lets prompts into the batch, steps it, and hands out tokens.
+//!
+//! It waits for nobody: an answer's channel has room for all of it, and who has left is found out before the next
+//! step. A prompt has a place in the queue from its arrival until it is read.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::metrics::Metrics;
+use super::refusal::Refusal;
+use super::request::How;
+use crate::error::Error;
+use crate::sampler::Sampler;
+use crate::session::{
+    BatchSession, Decoded, Model, Scorer, Scoring, SequenceId, SequenceOptions, TokenScore,
+};
+
+/// Tokens that are scored together while others wait for their next token; one prompt may have more.
+const SCORED_TOKENS: usize = 512;
+/// How often a device that failed is tried when there is nothing to do.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What becomes of a prompt; the last is `End` or `Failed`.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The scores of all tokens of the prompt but the first.
+    Prompt(Vec<TokenScore>),
+    Token(u32, Option<TokenScore>),
+    /// Why the text ended, as OpenAI says it.
+    End(&'static str),
+    Failed(Refusal),
+}
+
+/// A prompt on its way through the engine.
+#[derive(Debug)]
+pub(super) struct Job {
+    prompt: Vec<u32>,
+    how: How,
+    /// Has room for the whole answer.
+    reply: mpsc::Sender<Event>,
+    arrived: Instant,
+    /// Given back as soon as the prompt is read.
+    _place: OwnedSemaphorePermit,
+}
+
+/// Where requests hand in prompts.
+#[derive(Debug)]
+pub(super) struct Queue {
+    places: Arc<Semaphore>,
+    capacity: usize,
+    jobs: Sender<Job>,
+}
+
+impl Queue {
+    /// Returns a queue, and where its jobs come out.
+    pub(super) fn new(capacity: usize) -> (Self, Receiver<Job>) {
+        let (jobs, out) = channel();
+        (Self { places: Arc::new(Semaphore::new(capacity)), capacity, jobs }, out)
+    }
+
+    /// Returns the number of prompts that wait.
+    pub(super) fn len(&self) -> usize {
+        self.capacity - self.places.available_permits()
+    }
+
+    /// Lets all of some prompts in, or none, and returns where their answers come out.
+    pub(super) fn push(
+        &self,
+        prompts: Vec<Vec<u32>>,
+        how: &How,
+    ) -> Result<Vec<mpsc::Receiver<Event>>, Refusal> {
+        let count = prompts.len();
+        let busy = || Refusal::busy(count, self.places.available_permits(), self.capacity);
+        let wanted = u32::try_from(count).map_err(|_| busy())?;
+        let mut places = Arc::clone(&self.places).try_acquire_many_owned(wanted).map_err(|_| busy())?;
+        let arrived = Instant::now();
+        let each = prompts.into_iter().map(|prompt| {
+            // One event for each token, one for the prompt, one for the end.
+            let (reply, events) = mpsc::channel(how.max_tokens + 2);
+            let place = places.split(1).ok_or_else(busy)?;
+            let job = Job { prompt, how: how.clone(), reply, arrived, _place: place };
+            self.jobs.send(job).map_err(|_| Refusal::stopped())?;
+            Ok(events)
+        });
+        each.collect()
+    }
+}
+
+/// What is wrong with the device, if anything.
+#[derive(Debug, Default)]
+pub(super) struct Health(Mutex<Option<String>>, AtomicBool);
+
+impl Health {
+    pub(super) fn fault(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, fault: Option<String>) {
+        self.1.store(fault.is_some(), Ordering::Relaxed);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+    }
+
+    fn is_failing(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
+    }
+}
+
+impl Job {
+    /// Tells whether scoring the prompt also tells all that is to follow it: the likeliest token.
+    fn ends_with_scores(&self) -> bool {
+        self.how.max_tokens == 1 && is_greedy(&self.how)
+    }
+
+    /// Returns what is to be scored: all but the first token, and what follows the last, if that is all.
+    fn scoring(&self) -> Scoring {
+        let mut tokens = self.prompt.clone();
+        let wanted = self.how.logprobs.unwrap_or(0);
+        if self.ends_with_scores() {
+            // Any token will do: the likeliest one is told beside it.
+            tokens.push(0);
+            return Scoring { tokens, from: 1, top: wanted.max(1) };
+        }
+        Scoring { tokens, from: 1, top: wanted }
+    }
+}
+
+fn is_greedy(how: &How) -> bool {
+    Sampler::new(how.sampling.clone()).is_ok_and(|sampler| sampler.is_greedy())
+}
+
+/// A sequence of the batch.
+#[derive(Debug)]
+struct Running {
+    id: SequenceId,
+    reply: mpsc::Sender<Event>,
+    /// Tokens that may still come.
+    left: usize,
+    /// When the last token came, or the request.
+    last: Instant,
+    begun: bool,
+}
+
+pub(super) struct Scheduler {
+    jobs: Receiver<Job>,
+    batch: BatchSession,
+    scorer: Scorer,
+    /// Those whose prompts are to be scored first.
+    unscored: VecDeque<Job>,
+    waiting: VecDeque<Job>,
+    running: Vec<Running>,
+    bos: u32,
+    eos: u32,
+    metrics: Metrics,
+    health: Arc<Health>,
+}
+
+impl Scheduler {
+    pub(super) fn new(
+        model: &Model,
+        batch: BatchSession,
+        scorer: Scorer,
+        jobs: Receiver<Job>,
+        metrics: Metrics,
+        health: Arc<Health>,
+    ) -> Self {
+        let (bos, eos) = (model.config().bos_token_id, model.config().eos_token_id);
+        let (unscored, waiting) = (VecDeque::new(), VecDeque::new());
+        let running = Vec::with_capacity(batch.capacity());
+        Self { jobs, batch, scorer, unscored, waiting, running, bos, eos, metrics, health }
+    }
+
+    /// Works until no job can come any more and all are done.
+    pub(super) fn run(mut self) {
+        while self.receive() {
+            self.forget_who_left();
+            if self.health.is_failing() {
+                self.probe();
+            }
+            self.score();
+            self.admit();
+            self.step();
+            self.metrics.running.set(self.running.len() as i64);
+        }
+    }
+
+    /// Takes jobs in, and waits for one if there is nothing to do; returns whether there is, or may be.
+    fn receive(&mut self) -> bool {
+        if self.is_idle() {
+            let first = match self.health.is_failing() {
+                true => self.jobs.recv_timeout(RETRY),
+                false => self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match first {
+                Ok(job) => self.take_in(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        loop {
+            match self.jobs.try_recv() {
+                Ok(job) => self.take_in(job),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return !self.is_idle(),
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.unscored.is_empty() && self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    fn take_in(&mut self, job: Job) {
+        let line = if job.how.scores_prompt() { &mut self.unscored } else { &mut self.waiting };
+        line.push_back(job);
+    }
+
+    /// Drops the prompts and sequences whose answers nobody waits for.
+    fn forget_who_left(&mut self) {
+        self.unscored.retain(|job| !job.reply.is_closed());
+        self.waiting.retain(|job| !job.reply.is_closed());
+        let batch = &mut self.batch;
+        self.running.retain(|sequence| {
+            let gone = sequence.reply.is_closed();
+            if gone {
+                leave(batch, sequence.id);
+            }
+            !gone
+        });
+    }
+
+    /// Scores the prompts that came first, together.
+    fn score(&mut self) {
+        let (mut jobs, mut tokens) = (Vec::new(), 0);
+        while let Some(job) = self.unscored.front() {
+            tokens += job.prompt.len();
+            if !jobs.is_empty() && tokens > SCORED_TOKENS {
+                break;
+            }
+            jobs.extend(self.unscored.pop_front());
+        }
+        if jobs.is_empty() {
+            return;
+        }
+        // Of a prompt of one token there is nothing to score.
+        let (scorings, at): (Vec<Scoring>, Vec<usize>) = (0..jobs.len())
+            .map(|at| (jobs[at].scoring(), at))
+            .filter(|(scoring, _)| scoring.tokens.len() > 1)
+            .unzip();
+        match self.scorer.score(&scorings) {
+            Ok(scored) => {
+                let mut scores = vec![Vec::new(); jobs.len()];
+                at.into_iter().zip(scored).for_each(|(at, scored)| scores[at] = scored);
+                jobs.into_iter().zip(scores).for_each(|(job, scores)| self.scored(job, scores));
+            }
+            Err(error) => {
+                self.note(&error);
+                jobs.iter().for_each(|job| send(&job.reply, Event::Failed(Refusal::failed(&error))));
+            }
+        }
+    }
+
+    /// Hands out the scores of a prompt; the job ends with them or goes on to the batch.
+    fn scored(&mut self, job: Job, mut scores: Vec<TokenScore>) {
+        let next = if job.ends_with_scores() { scores.pop() } else { None };
+        send(&job.reply, Event::Prompt(scores));
+        let Some(mut next) = next else { return self.waiting.push_back(job) };
+        let &(token, logprob) = next.top().first().expect("one was asked for");
+        (next.token, next.logprob) = (token, logprob);
+        self.metrics.prompt_tokens.inc_by(job.prompt.len() as u64);
+        self.metrics.generated_tokens.inc();
+        self.metrics.first_token.observe(job.arrived.elapsed().as_secs_f64());
+        send(&job.reply, Event::Token(token, Some(next)));
+        send(&job.reply, Event::End(if token == self.eos { "stop" } else { "length" }));
+    }
+
+    /// Fills the batch from the queue.
+    fn admit(&mut self) {
+        while self.running.len() < self.batch.capacity() {
+            let Some(job) = self.waiting.pop_front() else { return };
+            if job.how.max_tokens == 0 {
+                send(&job.reply, Event::End("length"));
+                continue;
+            }
+            let options = Sampler::new(job.how.sampling.clone())
+                .map(|sampler| SequenceOptions { sampler, logprobs: job.how.logprobs });
+            match options.and_then(|options| self.batch.enqueue(&job.prompt, options)) {
+                Ok(id) => {
+                    self.metrics.prompt_tokens.inc_by(job.prompt.len() as u64);
+                    let Job { how, reply, arrived: last, .. } = job;
+                    self.running.push(Running { id, reply, left: how.max_tokens, last, begun: false });
+                }
+                Err(error) => {
+                    self.note(&error);
+                    send(&job.reply, Event::Failed(Refusal::failed(&error)));
+                }
+            }
+        }
+    }
+
+    /// Computes and hands out a token of every sequence.
+    fn step(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
+        let decoded = match self.batch.step() {
+            Ok(decoded) => decoded,
+            Err(error) => return self.fail(&error),
+        };
+        if !decoded.is_empty() {
+            self.metrics.batch.observe(decoded.len() as f64);
+        }
+        let (now, metrics, running) = (Instant::now(), &self.metrics, &mut self.running);
+        let mut ended = Vec::new();
+        for &Decoded { sequence: id, token, logprob } in decoded {
+            let Some(sequence) = running.iter_mut().find(|sequence| sequence.id == id) else { continue };
+            let gap = if sequence.begun { &metrics.next_token } else { &metrics.first_token };
+            gap.observe((now - sequence.last).as_secs_f64());
+            metrics.generated_tokens.inc();
+            (sequence.begun, sequence.last, sequence.left) = (true, now, sequence.left - 1);
+            send(&sequence.reply, Event::Token(token, logprob));
+            if token == self.eos {
+                ended.push((id, "stop"));
+            } else if sequence.left == 0 {
+                ended.push((id, "length"));
+            }
+        }
+        for (id, reason) in ended {
+            self.end(id, reason);
+        }
+    }
+
+    fn end(&mut self, id: SequenceId, reason: &'static str) {
+        leave(&mut self.batch, id);
+        if let Some(index) = self.running.iter().position(|sequence| sequence.id == id) {
+            send(&self.running.remove(index).reply, Event::End(reason));
+        }
+    }
+
+    /// Ends every sequence with an error.
+    fn fail(&mut self, error: &Error) {
+        self.note(error);
+        self.batch.clear();
+        for sequence in self.running.drain(..) {
+            send(&sequence.reply, Event::Failed(Refusal::failed(error)));
+        }
+    }
+
+    /// Remembers that the device failed.
+    fn note(&self, error: &Error) {
+        tracing::error!("{error}");
+        if matches!(error, Error::Gpu(_)) {
+            self.health.set(Some(error.to_string()));
+        }
+    }
+
+    /// Finds out whether the device works again; if not, those who wait are told so.
+    fn probe(&mut self) {
+        self.batch.clear();
+        match self
+            .batch
+            .join(&[self.bos], SequenceOptions::default())
+            .and_then(|_| self.batch.step().map(|_| ()))
+        {
+            Ok(()) => self.health.set(None),
+            Err(error) => {
+                for job in self.unscored.drain(..).chain(self.waiting.drain(..)) {
+                    send(&job.reply, Event::Failed(Refusal::failed(&error)));
+                }
+            }
+        }
+        self.batch.clear();
+    }
+}
+
+/// Takes a sequence out of the batch.
+fn leave(batch: &mut BatchSession, id: SequenceId) {
+    // It is in there: none fills its context, as that has room for every token asked for.
+    let left = batch.leave(id);
+    debug_assert!(left.is_ok(), "{left:?}");
+}
+
+/// Hands out an event; the channel has room for it, and who has left is dropped soon.
+fn send(reply: &mpsc::Sender<Event>, event: Event) {
+    let sent = reply.try_send(event);
+    debug_assert!(!matches!(sent, Err(mpsc::error::TrySendError::Full(_))));
+}
