@@ -1,0 +1,32 @@
+"""Compares the log-likelihoods that lm-evaluation-harness logged with those of `samara score --json`.
+
+compare.py SAMPLES.jsonl SCORES.jsonl: every continuation has to have the same sum (within 1e-6) and the same answer
+to whether it is the greedy one. Prints how many were compared and the largest difference.
+"""
+
+import json
+import sys
+
+
+def lines(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def main():
+    samples = {sample["doc"]["id"]: sample["resps"] for sample in lines(sys.argv[1])}
+    scores = {line["id"]: line["continuations"] for line in lines(sys.argv[2]) if "id" in line}
+    assert samples.keys() == scores.keys(), (samples.keys(), scores.keys())
+    count, largest = 0, 0.0
+    for name, answers in samples.items():
+        assert len(answers) == len(scores[name]), name
+        for [[likelihood, greedy]], score in zip(answers, scores[name]):
+            difference = abs(float(likelihood) - score["log_likelihood"])
+            assert difference <= 1e-6, f"{name}: {likelihood} is not {score['log_likelihood']}"
+            assert str(greedy) == str(score["is_greedy"]), f"{name}: greedy {greedy}, {score}"
+            count, largest = count + 1, max(largest, difference)
+    assert count > 0
+    print(f"{count} log-likelihoods agree; the largest difference is {largest:.1e}")
+
+
+main()
