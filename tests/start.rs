@@ -125,11 +125,15 @@ fn compiled_pipelines_are_kept_only_where_they_may_be() {
     assert!(with("off").status.success());
     assert!(kept(folder.path()).is_empty());
     refused(&with("maybe"), 2, &["SAMARA_PIPELINES", "`maybe`"]);
-    // A folder that cannot be made costs a warning.
+    // A folder that cannot be made costs a warning, where there would be something to keep.
+    let good = tempfile::tempdir().unwrap();
+    assert!(cached(good.path()).output().unwrap().status.success());
     fs::write(folder.path().join("samara"), "in the way").unwrap();
     let output = with("on");
     let text = stdout(&output);
     assert!(text.starts_with("The Fox"), "{text}");
+    let warned = errors(&output).contains("are not kept");
+    assert_eq!(warned, !kept(good.path()).is_empty(), "{}", errors(&output));
 }
 
 #[test]

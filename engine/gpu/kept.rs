@@ -13,7 +13,7 @@ use crate::gpu::tuning::{cache_folder, file_name, fnv1a};
 
 /// The first line of a file, with the version of its layout.
 const FIRST_LINE: &str = "samara pipelines 1";
-/// Most bytes of a file: drivers forget nothing, so one that outgrows this is begun anew.
+/// Most bytes of a file that is read: drivers forget nothing, so one that outgrows this is begun anew.
 const MAX_BYTES: usize = 64 << 20;
 
 /// Returns the folder of the user's compiled pipelines; none when there is no cache directory, or when
@@ -39,7 +39,7 @@ pub(super) struct Kept {
     heading: String,
     /// Sum of what the file holds, 0 where there is none that can be used.
     stored: AtomicU64,
-    /// Whether something was compiled since it was looked at.
+    /// Whether something was compiled since the file was written.
     asked: AtomicBool,
 }
 
@@ -71,10 +71,14 @@ impl Kept {
         Some(Self { cache, path, heading, stored: stored.into(), asked: false.into() })
     }
 
-    /// Returns what a driver compiles with, and adds to.
+    /// Returns what a driver compiles with, and adds to: [`note`](Self::note) then tells that it did.
     pub(super) fn cache(&self) -> &wgpu::PipelineCache {
-        self.asked.store(true, Ordering::Relaxed);
         &self.cache
+    }
+
+    /// Notes that something was compiled.
+    pub(super) fn note(&self) {
+        self.asked.store(true, Ordering::Relaxed);
     }
 
     /// Writes the file, whole or not at all, if the driver has more than it holds. That it cannot be written is
@@ -88,12 +92,18 @@ impl Kept {
         }
         let Some(data) = self.cache.get_data() else { return };
         let sum = fnv1a(&data);
-        if self.stored.swap(sum, Ordering::Relaxed) == sum || data.len() > MAX_BYTES {
+        if self.stored.swap(sum, Ordering::Relaxed) == sum {
             return;
         }
         if let Err(error) = write(&self.path, &self.heading, &data) {
             tracing::warn!("compiled pipelines are not kept: {error}");
         }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.save();
     }
 }
 

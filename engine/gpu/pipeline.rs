@@ -223,6 +223,7 @@ impl Gpu {
             },
             cache: self.pipelines.kept.as_ref().map(Kept::cache),
         });
+        self.pipelines.kept.iter().for_each(Kept::note);
         tracing::debug!("compiled `{name}` in {:?}, {read:?} of it to read WGSL", start.elapsed());
         // Every scope is popped, the last pushed first, and the first error told.
         let errors = scopes.into_iter().rev().map(|scope| pollster::block_on(scope.pop()));

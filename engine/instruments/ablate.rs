@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::check::nmse;
 use super::document::{Ablation, AblationRow, Environment, Subject, VERSION};
 use super::samples::Samples;
-use super::verify::{greedy, wrong};
+use super::verify::{greedy, tolerance, wrong};
 use crate::error::{Error, Result};
 use crate::graph::fuse::{Fusion, Rule};
 use crate::model::synth;
@@ -101,12 +101,13 @@ pub fn ablate(
 fn agree(variants: &mut [Variant], prompt: &[u32]) -> Result<()> {
     let (first, others) = variants.split_first_mut().expect("there are choices");
     let expected = first.logits(prompt)?;
+    let tolerance = tolerance(first.model.gpu().tier(), TOLERANCE);
     for variant in others {
         let error = nmse(&variant.logits(prompt)?, &expected);
         tracing::debug!("`{}` against `{}`: NMSE {error:e}", variant.name, first.name);
-        if error > TOLERANCE {
+        if error > tolerance {
             let what = format!(
-                "logits of `{}` differ from those of `{}`, NMSE {error:e} > {TOLERANCE:e}",
+                "logits of `{}` differ from those of `{}`, NMSE {error:e} > {tolerance:e}",
                 variant.name, first.name
             );
             return Err(wrong(&first.model, &what));

@@ -328,6 +328,8 @@ impl Model {
         })?;
         inner.times = times;
         inner.weights = weights.into();
+        // What is compiled later is kept when the device is dropped, so that no token waits for a file.
+        inner.gpu.save_pipelines();
         Ok(Self(Arc::new(inner)))
     }
 

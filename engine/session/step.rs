@@ -463,9 +463,7 @@ impl Bound {
     /// Builds pipelines and bind groups of the step.
     pub(super) fn executor(&self, model: &Inner, step: &Step) -> Result<Executor> {
         let kernels = step.graph.ops().iter().map(|op| (op.label.as_str(), &*op.kernel));
-        let executor = Executor::new(&model.gpu, kernels, self)?;
-        model.gpu.save_pipelines();
-        Ok(executor)
+        Executor::new(&model.gpu, kernels, self)
     }
 
     /// Allocates the slots of a plan and gives every activation its part of one.
