@@ -369,8 +369,8 @@ fn profile_tells_kernels_and_layers_and_writes_a_trace() {
     let trace: Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
     let complete = events.iter().filter(|event| event["ph"] == "X").count();
-    // 8 layers: 8 a layer and 4 more of a prefill, 5 a layer and 3 more of a decode step.
-    assert_eq!(complete, 68 + 43);
+    // 8 layers: 6 a layer and 4 more of a prefill, 5 a layer and 3 more of a decode step.
+    assert_eq!(complete, 52 + 43);
 
     let json =
         stdout(&run(&["profile", "-q", "-p", "16", "-d", "5", "-r", "2", "--clock", "wall", "-o", "json"]));

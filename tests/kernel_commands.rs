@@ -438,7 +438,8 @@ mod tuned {
         let output = tune(&["embed", "-m", "synthetic:micro", "-p", "0", "-q"]);
         assert_eq!(stdout(&output).lines().filter(|line| line.starts_with("| embed ")).count(), 1);
         refused(&tune(&["matmul", "-m", "demo", "-p", "0"]), 2, &["`demo` runs no kernel `matmul`"]);
-        refused(&tune(&["attention"]), 2, &["`attention` has nothing to tune"]);
+        // No shader without matrix units, and nothing to tune with them.
+        refused(&tune(&["matrix_multiply_add"]), 2, &["kernel `matrix_multiply_add` has no"]);
         refused(&tune(&["-m", "demo", "-p", "9999"]), 2, &["9999 tokens", "512"]);
         refused(&tune(&["-m", "no/such/model"]), 2, &["no/such/model"]);
     }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::outputs::tune;
+use common::outputs::{run_for, tune};
 use samara::instruments::check::{check, check_cases};
 use samara::kernels::{Case, Choice, LIST, Tier};
 
@@ -36,6 +36,19 @@ fn attention_is_right_in_every_tile() {
         }
     }
     assert_eq!(ran, 2 + 4 + 2, "head_dim 32, 64 and 128");
+}
+
+#[test]
+fn the_likeliest_ids_are_exact_beside_those_that_stand_for_none() {
+    let Some(gpu) = common::gpu() else { return };
+    let entry = LIST.iter().find(|entry| entry.name == "log_likelihood").unwrap();
+    for case in (entry.cases)() {
+        let mut memory = case.memory();
+        case.kernel.reference(&mut memory);
+        let ids = case.outputs()[1];
+        let expected: Vec<u8> = memory.read(ids).iter().flat_map(|&id| (id as u32).to_le_bytes()).collect();
+        assert_eq!(run_for(&gpu, &case, ids).concat(), expected, "{}", case.label);
+    }
 }
 
 #[test]

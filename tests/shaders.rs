@@ -3,17 +3,26 @@
 
 mod common;
 
+use std::collections::HashSet;
+
 use common::variants::{Variant, variants};
-use samara::kernels::{Access, Kernel};
+use samara::kernels::{Access, Kernel, LIST, Shaders, Tier};
 use samara::quant::Format;
 use samara::tensor::Tensors;
-use samara::translate::{Binding, Footprint};
+use samara::translate::{Binding, Footprint, Module};
 
 /// WebGPU's default limits, which no kernel may pass.
 const MAX_STORAGE_BUFFERS: usize = 8;
 const MAX_WORKGROUP_BYTES: u32 = 16 * 1024;
 const MAX_INVOCATIONS: u32 = 256;
 const MAX_GROUPS: u32 = 65535;
+
+fn fits(footprint: Footprint) -> bool {
+    let Footprint { invocations, workgroup_bytes, storage_buffers } = footprint;
+    invocations <= MAX_INVOCATIONS
+        && workgroup_bytes <= MAX_WORKGROUP_BYTES
+        && storage_buffers <= MAX_STORAGE_BUFFERS
+}
 
 /// Translates one module; returns what is wrong with it.
 fn check(variant: &Variant) -> Result<(), String> {
@@ -31,11 +40,7 @@ fn check(variant: &Variant) -> Result<(), String> {
     if bindings != expected {
         return Err(format!("bindings {bindings:?}, operands {expected:?}"));
     }
-    let Footprint { invocations, workgroup_bytes, storage_buffers } = footprint;
-    if invocations > MAX_INVOCATIONS
-        || workgroup_bytes > MAX_WORKGROUP_BYTES
-        || storage_buffers > MAX_STORAGE_BUFFERS
-    {
+    if !fits(footprint) {
         return Err(format!("{footprint:?}"));
     }
     let grid = variant.dispatch.grid;
@@ -73,4 +78,27 @@ fn every_kernel_format_and_tier_translates_within_default_limits() {
         .collect();
     eprintln!("{} modules translated", variants.len());
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[test]
+fn whatever_is_tuned_keeps_a_kernel_within_default_limits() {
+    let (mut seen, mut largest) = (HashSet::new(), 0);
+    for tier in Tier::ALL {
+        let cases = LIST.iter().flat_map(|entry| (entry.cases)());
+        for case in cases.filter(|case| case.kernel.runs_on(tier)) {
+            let kernel = &*case.kernel;
+            let source = Shaders::default().source(&kernel.source(tier));
+            for choice in kernel.choices(tier) {
+                let overrides = kernel.dispatch(tier, &choice).overrides;
+                if seen.insert((source.text.clone(), format!("{overrides:?}"))) {
+                    let module = Module::new(&source, tier).unwrap().specialise(&overrides).unwrap();
+                    let footprint = module.footprint().unwrap();
+                    largest = largest.max(footprint.workgroup_bytes);
+                    assert!(fits(footprint), "{} [{}] {choice}: {footprint:?}", kernel.name(), case.label);
+                }
+            }
+        }
+    }
+    // The largest tile takes all that there is.
+    assert_eq!(largest, MAX_WORKGROUP_BYTES, "{} modules", seen.len());
 }

@@ -57,7 +57,7 @@ impl Kernel for Matmul {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        self.tiles.source(tier, [fragment!("matmul.wgsl"), fragment!("lib/tile_plain.wgsl")])
+        self.tiles.source(tier, [fragment!("matmul.wgsl"), fragment!("lib/places_rows.wgsl"), fragment!("lib/tile_plain.wgsl")])
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -132,7 +132,8 @@ pub fn cases() -> Vec<Case> {
         let weight = case.tensor("weight", [rows, cols], format.dtype(), Fill::Uniform(1.0));
         let out = case.tensor("out", [tokens, width], DType::F32, Fill::Zero);
         let kernel = Matmul::new(&case.tensors, x, weight, out, row0);
-        case.build(kernel, 1e-12, "f32 sums of at most 1280 products")
+        // Rounding grows with the length of a chain of adds: an NMSE of 3e-16 K.
+        case.build(kernel, 1e-11, "f32 sums, each one chain of at most the 3B\'s 12288 products: 3.7e-12")
     };
     let mut cases = Vec::new();
     for format in Format::ALL {

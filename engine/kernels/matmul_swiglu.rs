@@ -54,7 +54,7 @@ impl Kernel for MatmulSwiglu {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        self.tiles.source(tier, [fragment!("matmul_swiglu.wgsl"), fragment!("lib/tile_plain.wgsl")])
+        self.tiles.source(tier, [fragment!("matmul_swiglu.wgsl"), fragment!("lib/places_gated.wgsl"), fragment!("lib/tile_plain.wgsl")])
     }
 
     fn operands(&self) -> Vec<Operand> {

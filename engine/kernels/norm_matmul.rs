@@ -80,7 +80,7 @@ impl Kernel for NormMatmul {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        self.tiles.source(tier, [fragment!("norm_matmul.wgsl"), fragment!("lib/tile_normed.wgsl")])
+        self.tiles.source(tier, [fragment!("norm_matmul.wgsl"), fragment!("lib/places_rows.wgsl"), fragment!("lib/tile_normed.wgsl")])
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -166,7 +166,8 @@ pub fn cases() -> Vec<Case> {
         let weight = case.tensor("weight", [rows, cols], format.dtype(), Fill::Uniform(1.0));
         let out = case.tensor("out", [several, width], DType::F32, Fill::Zero);
         let kernel = NormMatmul::new(&case.tensors, x, norm, weight, out, row0, 1e-6);
-        case.build(kernel, 1e-12, "f32 sums of at most 1280 products and squares, and one f32 rsqrt")
+        // Rounding grows with the length of a chain of adds: an NMSE of 3e-16 K.
+        case.build(kernel, 1e-11, "f32 sums, each one chain of at most the 3B\'s 12288 products: 3.7e-12 and squares, and one f32 rsqrt")
     };
     let mut cases = Vec::new();
     for format in Format::ALL {

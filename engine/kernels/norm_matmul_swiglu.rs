@@ -67,7 +67,7 @@ impl Kernel for NormMatmulSwiglu {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        self.tiles.source(tier, [fragment!("norm_matmul_swiglu.wgsl"), fragment!("lib/tile_normed.wgsl")])
+        self.tiles.source(tier, [fragment!("norm_matmul_swiglu.wgsl"), fragment!("lib/places_gated.wgsl"), fragment!("lib/tile_normed.wgsl")])
     }
 
     fn operands(&self) -> Vec<Operand> {

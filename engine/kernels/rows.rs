@@ -8,11 +8,11 @@ use super::{Choice, Cost, Fragment, Tier, Tunable, dim, fragment, grid, integers
 use crate::quant::Format;
 use crate::tensor::{TensorId, Tensors};
 
-/// Most tokens of one sequence for which a step takes these kernels in place of tiles: they read each weight
-/// once for as many.
+/// Most tokens of one sequence that take these kernels in place of tiles, and attend row by row: they read each weight
+/// once for as many. A prompt's products may take them up to another number, where that was tuned.
 pub const FEW_TOKENS: usize = 8;
 
-/// Most rows of activations that these kernels take: one token for each sequence of a batch.
+/// Most rows of activations that these kernels take: one token for each sequence of a batch, or a short prompt.
 pub const MOST_TOKENS: usize = 64;
 
 /// Rows of the weight that a workgroup, or an invocation, computes.
@@ -22,7 +22,7 @@ const ROWS: usize = 4;
 /// they are. With `m` the largest magnitude of a block of 32, errors are uniform in steps of `m / 127`: their
 /// squares add up to `32 / 12 (m / 127)^2` = 1.65e-4 `m^2`, those of the values to at least `m^2`. Uniform
 /// values have 1.5e-5. That the integers are right to the last is what `tests/rows.rs` checks.
-const INT8_ERROR: f64 = 2e-4;
+pub(super) const INT8_ERROR: f64 = 2e-4;
 
 /// The sizes of a product `[T, K] x [rows, K]`.
 #[derive(Clone, Debug)]

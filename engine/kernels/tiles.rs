@@ -3,6 +3,7 @@
 //! A workgroup computes a tile of tokens x rows of the weight. How large it is decides how fast a call is and not
 //! one bit of what it computes: a row of activations has the same products whatever stands beside it.
 
+use super::rows::INT8_ERROR;
 use super::{
     Choice, Cost, Fragment, MatrixShape, Tier, Tunable, dim, fragment, integers_fragment, weight_fragment,
 };
@@ -14,10 +15,6 @@ const MEMORY: u32 = 16 << 10;
 
 /// Workgroups that occupy a large GPU: tiles are no larger than leaves as many, where there are.
 const OCCUPIED: usize = 256;
-
-/// What rounding activations to 8 bits adds at most to the expected NMSE of products at tier `int8`: as rows do,
-/// see there.
-const INT8_ERROR: f64 = 2e-4;
 
 /// What rounding a factor to the 11 bits of f16 adds at most to the NMSE of products at tier `coop`. A value may be
 /// off by 2^-10 of itself, because devices need not round to the nearest; where all are off alike, so are sums.
@@ -165,10 +162,18 @@ impl Tiles {
 
     /// Returns the fragments of a kernel: its own, how it reads x (`lib/tile_plain.wgsl` or
     /// `lib/tile_normed.wgsl`), and what all of these kernels share.
-    pub fn source(&self, tier: Tier, own: [Fragment; 2]) -> Vec<Fragment> {
+    pub fn source<const N: usize>(&self, tier: Tier, own: [Fragment; N]) -> Vec<Fragment> {
         let shared = match self.way(tier) {
-            Way::F32 => vec![fragment!("lib/tile_f32.wgsl"), weight_fragment(self.format)],
-            Way::Int8 => vec![fragment!("lib/tile_int8.wgsl"), integers_fragment(self.format)],
+            Way::F32 => vec![
+                fragment!("lib/tile_f32.wgsl"),
+                fragment!("lib/tile_sums.wgsl"),
+                weight_fragment(self.format),
+            ],
+            Way::Int8 => vec![
+                fragment!("lib/tile_int8.wgsl"),
+                fragment!("lib/tile_sums.wgsl"),
+                integers_fragment(self.format),
+            ],
             Way::Coop(shape) => {
                 let [block, matrices] = match shape {
                     MatrixShape::Sixteen => [fragment!("lib/block_16.wgsl"), fragment!("lib/coop_16.wgsl")],

@@ -27,24 +27,6 @@ override CHUNKS: u32 = STEP / 16u; // of a staged row
 var<workgroup> x_tile: array<vec4<f32>, 8u * GROUPS * VECTORS>;
 var<workgroup> w_tile: array<vec4<f32>, ROWS * VECTORS>;
 
-// The products of a token with four rows, 8 apart, and with the four that follow in a tile of 64.
-struct Rows {
-    low: vec4<f32>,
-    high: vec4<f32>,
-}
-
-// What an invocation has of each of its tokens. Members of tokens that a tile does not have are never touched.
-struct Sums {
-    a0: Rows,
-    a1: Rows,
-    a2: Rows,
-    a3: Rows,
-    a4: Rows,
-    a5: Rows,
-    a6: Rows,
-    a7: Rows,
-}
-
 // Four columns of the same rows.
 struct Weights {
     low: mat4x4<f32>,

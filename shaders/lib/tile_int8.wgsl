@@ -33,24 +33,6 @@ var<workgroup> w_tile: array<vec4<u32>, 2u * BLOCKS * ROWS>; // [BLOCKS, 2, ROWS
 var<workgroup> x_scales: array<f32, BLOCKS * TOKENS>; // [BLOCKS, TOKENS]
 var<workgroup> w_scales: array<f32, BLOCKS * ROWS>; // [BLOCKS, ROWS]
 
-// The products of a token with four rows, 8 apart, and with the four that follow in a tile of 64.
-struct Rows {
-    low: vec4<f32>,
-    high: vec4<f32>,
-}
-
-// What an invocation has of each of its tokens. Members of tokens that a tile does not have are never touched.
-struct Sums {
-    a0: Rows,
-    a1: Rows,
-    a2: Rows,
-    a3: Rows,
-    a4: Rows,
-    a5: Rows,
-    a6: Rows,
-    a7: Rows,
-}
-
 // A block of four rows, 8 apart.
 struct Weights {
     r0: Words,

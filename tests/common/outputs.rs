@@ -22,8 +22,13 @@ impl Bindings for Buffers {
     }
 }
 
-/// Runs a case and returns each row of its output as bits.
+/// Runs a case and returns each row of its first output as bits.
 pub fn run(gpu: &Gpu, case: &Case) -> Vec<Vec<u8>> {
+    run_for(gpu, case, case.outputs()[0])
+}
+
+/// Runs a case and returns each row of one of its outputs as bits.
+pub fn run_for(gpu: &Gpu, case: &Case, out: TensorId) -> Vec<Vec<u8>> {
     let memory = case.memory();
     let upload = |(id, desc)| {
         let planes = if case.access(id).is_some() { pack_values(desc, memory.read(id)) } else { Vec::new() };
@@ -36,7 +41,6 @@ pub fn run(gpu: &Gpu, case: &Case) -> Vec<Vec<u8>> {
     };
     let buffers = Buffers(case.tensors.iter().map(upload).collect());
     Executor::new(gpu, [("case", &*case.kernel)].into_iter(), &buffers).unwrap().run(gpu);
-    let out = case.outputs()[0];
     let bytes = gpu.read(&buffers.ranges(out)[0]).unwrap();
     bytes.chunks(4 * case.tensors[out].shape.last()).map(<[u8]>::to_vec).collect()
 }
