@@ -4,20 +4,24 @@
 mod common;
 
 use common::outputs::{run_for, tune};
+use rayon::prelude::*;
+use samara::gpu::Gpu;
 use samara::instruments::check::{check, check_cases};
 use samara::kernels::{Case, Choice, LIST, Tier};
 
 #[test]
 fn every_case_of_every_kernel_matches_its_reference() {
-    let mut failures = Vec::new();
-    let mut ran = 0;
-    for gpu in common::gpus() {
-        for entry in LIST {
-            let (cases, failed) = check_cases(&gpu, entry, |_| true, None).unwrap();
-            ran += cases;
+    // Most of the time goes into compiling, each tier on a processor of its own.
+    let of_tier = |gpu: &Gpu| -> (usize, Vec<String>) {
+        let checked = LIST.iter().map(|entry| check_cases(gpu, entry, |_| true, None).unwrap());
+        checked.fold((0, Vec::new()), |(ran, mut failures), (cases, failed)| {
             failures.extend(failed.iter().map(ToString::to_string));
-        }
-    }
+            (ran + cases, failures)
+        })
+    };
+    let tiers: Vec<_> = common::gpus().par_iter().map(of_tier).collect();
+    let ran: usize = tiers.iter().map(|(ran, _)| ran).sum();
+    let failures: Vec<String> = tiers.into_iter().flat_map(|(_, failures)| failures).collect();
     eprintln!("{ran} cases ran");
     assert!(failures.is_empty(), "{} of {ran} cases failed:\n{}", failures.len(), failures.join("\n"));
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use rayon::prelude::*;
 use samara::Error;
 use samara::gpu::Gpu;
 use samara::instruments::check::{Failed, check_cases};
@@ -43,8 +44,10 @@ pub fn run(args: &TestArgs) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let (mut ran, mut failed) = (0, 0);
     for entry in &entries {
-        for gpu in &devices {
-            let (cases, failures) = check_cases(gpu, entry, |case| args.selection.matches(case), args.seed)?;
+        // Most of the time goes into compiling.
+        let check = |gpu: &Gpu| check_cases(gpu, entry, |case| args.selection.matches(case), args.seed);
+        let checked = devices.par_iter().map(check).collect::<samara::Result<Vec<_>>>()?;
+        for (gpu, (cases, failures)) in devices.iter().zip(checked) {
             report(&mut out, args, entry, gpu.tier(), cases, &failures)?;
             ran += cases;
             failed += failures.len();
