@@ -4,6 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use common::checkpoint::Tiny;
 use samara::model::Checkpoint;
 use samara::quant::Format;
 use samara::sampler::{Sampler, SamplerOptions};
@@ -253,4 +254,57 @@ fn more_logprobs_than_there_are_are_refused() {
     let message = batch.join(&[1, 5], options).unwrap_err().to_string();
     assert!(message.contains('6') && message.contains('5'), "{message}");
     assert!(batch.is_empty());
+}
+
+#[test]
+fn a_sequence_that_breaks_leaves_and_the_others_go_on() {
+    let Some(gpu) = common::gpu() else { return };
+    let checkpoint = Tiny::with_bad_token(512).open().unwrap();
+    let bad = checkpoint.config().vocab_size as u32 - 1;
+    let model = Model::from_checkpoint(&checkpoint, gpu, LoadOptions::default()).unwrap();
+    let prompts = [vec![1, 5, 9], vec![1, 12], vec![1, 30, 4, 4]];
+    let expected: Vec<Vec<u32>> = prompts
+        .iter()
+        .map(|prompt| {
+            let mut session = model.session(None).unwrap();
+            session.prefill(prompt).unwrap();
+            session.generate(Sampler::greedy()).through_end().limit(300).map(Result::unwrap).collect()
+        })
+        .collect();
+    assert!(!expected.concat().contains(&bad));
+    let mut batch = model.batch(4, None).unwrap();
+    let good: Vec<SequenceId> =
+        prompts.iter().map(|prompt| batch.enqueue(prompt, SequenceOptions::default()).unwrap()).collect();
+    let (mut found, mut drew, mut broken) = (BTreeMap::<_, Vec<u32>>::new(), 0, Vec::new());
+    let mut others = Vec::new();
+    while good.iter().any(|id| found.get(id).is_none_or(|tokens| tokens.len() < 300)) {
+        // One after the other breaks in the fourth slot: as its prompt is read, and as it draws the bad token.
+        if batch.len() < 4 {
+            let seed = others.len() as u64;
+            let uniform = SamplerOptions { temperature: 1e6, seed, ..SamplerOptions::default() };
+            let sampler = Sampler::new(uniform).unwrap();
+            let prompt = if seed.is_multiple_of(2) { vec![1, bad, 5] } else { vec![1, 5] };
+            others.push(batch.enqueue(&prompt, SequenceOptions { sampler, logprobs: None }).unwrap());
+        }
+        match batch.step() {
+            Ok(decoded) => {
+                for of in decoded {
+                    drew += usize::from(of.token == bad);
+                    found.entry(of.sequence).or_default().push(of.token);
+                }
+            }
+            Err(Error::Model(message)) => {
+                let id = others[others.len() - 1];
+                assert!(message.contains("position"), "{message}");
+                assert!(!batch.contains(id) && batch.leave(id).is_err());
+                assert!(good.iter().all(|&id| batch.contains(id)));
+                broken.push(id);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    for (id, expected) in good.iter().zip(&expected) {
+        assert_eq!(&found[id][..300], expected);
+    }
+    assert!(broken.len() > 2 && drew > 0, "{} broke, {drew} by what they drew", broken.len());
 }

@@ -220,6 +220,12 @@ impl BatchSession {
         self.pending.len()
     }
 
+    /// Tells whether a sequence has joined and not left, by itself or broken.
+    pub fn contains(&self, id: SequenceId) -> bool {
+        self.sequences.iter().any(|sequence| sequence.id == id)
+            || self.pending.iter().any(|pending| pending.id == id)
+    }
+
     /// Returns the most sequences that there may be at once.
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -281,7 +287,7 @@ impl BatchSession {
     /// Takes a sequence out of the batch and makes room for another.
     ///
     /// # Errors
-    /// When it has left already, by itself too, as its context was full.
+    /// When it has left already, by itself too, as its context was full or its logits were no numbers.
     pub fn leave(&mut self, id: SequenceId) -> Result<()> {
         let slot = if let Some(index) = self.sequences.iter().position(|sequence| sequence.id == id) {
             self.sequences.remove(index).slot
@@ -310,14 +316,14 @@ impl BatchSession {
     /// is one like the others; a sequence leaves by itself only behind the token that its context has no room for.
     ///
     /// # Errors
-    /// When logits of a sequence are no numbers: the others go on once it has left. When the device fails: the tokens
-    /// of this step are lost.
+    /// When logits of a sequence are no numbers: it has left then ([`contains`](Self::contains)), and the next call
+    /// gives the others the tokens that this one did not. When the device fails: the tokens of this step are lost.
     pub fn step(&mut self) -> Result<&[Decoded]> {
         self.receive()?;
         self.finish_reading()?;
-        if let Some(Sequence { position, id, .. }) =
-            self.sequences.iter().find(|sequence| sequence.is_broken())
-        {
+        if let Some(index) = self.sequences.iter().position(Sequence::is_broken) {
+            let Sequence { slot, position, id, .. } = self.sequences.remove(index);
+            self.free.push(slot);
             return Err(Error::Model(format!("the logits at position {position} of {id} are no numbers")));
         }
         self.decoded.clear();

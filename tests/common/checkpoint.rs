@@ -49,6 +49,23 @@ impl Tiny {
         Self { config, tensors }
     }
 
+    /// Makes a model whose logits are no numbers behind one token, the last of the vocabulary, and numbers elsewhere:
+    /// only its embedding has a first value, and the first layer's norm makes an infinite one of that.
+    pub fn with_bad_token(max_context_length: usize) -> Self {
+        let mut tiny = Self::with(Dtype::F32, &[("max_context_length", max_context_length.into())]);
+        let (_, _, norm) = tiny.tensors.get_mut(&names::attn_norm(0)).unwrap();
+        norm[..4].copy_from_slice(&3e38f32.to_le_bytes());
+        let (_, shape, rows) = tiny.tensors.get_mut(names::EMBEDDING).unwrap();
+        let last = shape[0] - 1;
+        for (id, row) in rows.chunks_exact_mut(shape[1] * 4).enumerate() {
+            row[..4].copy_from_slice(&(if id == last { 0.02f32 } else { 0.0 }).to_le_bytes());
+            if id == last {
+                row[4..].fill(0);
+            }
+        }
+        tiny
+    }
+
     /// Returns the weights as one safetensors file.
     pub fn safetensors(&self) -> Vec<u8> {
         self.part(|_| true)
