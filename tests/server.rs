@@ -3,18 +3,21 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::checkpoint::Tiny;
 use common::program::{self, gpu, refused};
 use common::serving::{Served, model, tokenizer};
 use samara::model::demo;
 use samara::sampler::{Sampler, SamplerOptions};
 use samara::server::Options;
 use samara::session::{Scoring, TokenScore};
+use samara::{LoadOptions, Model};
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
 fn options() -> Options {
     Options { name: "demo".into(), ..Options::default() }
@@ -252,6 +255,37 @@ fn an_echo_tells_the_scores_of_the_prompt() {
 }
 
 #[test]
+fn an_echo_leaves_out_special_tokens_wherever_they_come_from() {
+    if !gpu() {
+        return;
+    }
+    let served = Served::start(options());
+    let ask = |prompt: &str| {
+        let body = json!({"prompt": prompt, "temperature": 0, "max_tokens": 3, "logprobs": 1, "echo": true});
+        served.complete(&body).ok()["choices"][0].clone()
+    };
+    for prompt in ["The Fox", "<s>The Fox", "The Fox</s> and<s> the Ä"] {
+        let choice = ask(prompt);
+        let text = choice["text"].as_str().unwrap();
+        assert!(text.starts_with("The Fox"), "{text}");
+        let logprobs = &choice["logprobs"];
+        let offsets: Vec<usize> = serde_json::from_value(logprobs["text_offset"].clone()).unwrap();
+        let tokens: Vec<String> = serde_json::from_value(logprobs["tokens"].clone()).unwrap();
+        for (token, &offset) in tokens.iter().zip(&offsets) {
+            let rest: String = text.chars().skip(offset).collect();
+            let special = ["<s>", "</s>"].contains(&token.as_str());
+            // The first token of a text loses its space.
+            let begins =
+                rest.starts_with(token.as_str()) || offset == 0 && rest.starts_with(token.trim_start());
+            assert!(
+                special || token.starts_with("bytes:") || begins,
+                "{prompt}: `{token}` at {offset} of `{text}`"
+            );
+        }
+    }
+}
+
+#[test]
 fn logprobs_are_those_of_the_logits() {
     if !gpu() {
         return;
@@ -306,10 +340,43 @@ fn requests_at_once_get_what_each_gets_alone() {
             scope.spawn(move || assert_eq!(&ask(body)["choices"], expected, "{body}"));
         }
     });
-    assert_eq!(served.metric("samara_running_sequences"), 0.0);
+    served.wait_for("samara_running_sequences", 0.0);
     let steps = served.metric("samara_batch_size_count");
     let alone = served.metric(r#"samara_batch_size_bucket{le="1"}"#);
     assert!(steps > alone, "nothing ran together: {steps} steps, {alone} of one sequence");
+}
+
+#[test]
+fn a_request_that_breaks_takes_no_other_down() {
+    let Some(gpu) = common::gpu() else { return };
+    let checkpoint = Tiny::with_bad_token(128).open().unwrap();
+    let bad = checkpoint.config().vocab_size - 1;
+    let model = Model::from_checkpoint(&checkpoint, gpu, LoadOptions::default()).unwrap();
+    let served = Served::start_with(&model, options());
+    let body = |prompt: Vec<usize>, scored: bool| {
+        let mut body = json!({"prompt": prompt, "temperature": 0, "max_tokens": 100});
+        if scored {
+            (body["echo"], body["logprobs"]) = (json!(true), json!(1));
+        }
+        body
+    };
+    let good: Vec<Value> = (0..8).map(|index| body(vec![1, 5 + index, 9], index.is_multiple_of(2))).collect();
+    let expected: Vec<Value> =
+        good.iter().map(|body| served.complete(body).ok()["choices"].clone()).collect();
+    for _ in 0..3 {
+        thread::scope(|scope| {
+            for (index, (good, expected)) in good.iter().zip(&expected).enumerate() {
+                let served = &served;
+                scope.spawn(move || assert_eq!(&served.complete(good).ok()["choices"], expected, "{good}"));
+                // Some break when they are scored, some when they are read.
+                let body = body(vec![1, bad, 5 + index], index.is_multiple_of(2));
+                scope.spawn(move || served.complete(&body).refused(500, &["logits at position", "numbers"]));
+            }
+        });
+    }
+    served.get("/health").ok();
+    served.wait_for("samara_running_sequences", 0.0);
+    assert_eq!(served.metric("samara_queue_depth"), 0.0);
 }
 
 #[test]
@@ -324,7 +391,8 @@ fn what_cannot_be_answered_is_refused_by_name() {
         post(nonsense).refused(400, &["the body of the request is not JSON"]);
     }
     post("[1]").refused(400, &["the body of the request"]);
-    let cases: [(Value, u16, &str, &[&str]); 24] = [
+    let long_stop = ["ok".to_owned(), "a".repeat(257)];
+    let cases: [(Value, u16, &str, &[&str]); 25] = [
         (json!({}), 400, "", &["missing field `prompt`"]),
         (json!({"prompt": "a", "max_token": 3}), 400, "", &["max_token"]),
         (json!({"prompt": "a", "max_tokens": "3"}), 400, "", &["`max_tokens`", "string"]),
@@ -344,6 +412,7 @@ fn what_cannot_be_answered_is_refused_by_name() {
         (json!({"prompt": "a", "logprobs": 6}), 400, "logprobs", &["6", "5"]),
         (json!({"prompt": "a", "stop": ["1", "2", "3", "4", "5"]}), 400, "stop", &["5", "4"]),
         (json!({"prompt": "a", "stop": ""}), 400, "stop", &["empty"]),
+        (json!({"prompt": "a", "stop": long_stop}), 400, "stop", &["257 bytes", "256"]),
         (json!({"prompt": []}), 400, "prompt", &["empty"]),
         (json!({"prompt": [[]]}), 400, "prompt", &["empty"]),
         (json!({"prompt": [1, 2048]}), 400, "prompt", &["entry 1", "2048", "2047"]),
@@ -359,6 +428,7 @@ fn what_cannot_be_answered_is_refused_by_name() {
     let error = served.complete(&long).refused(400, &["500 tokens", "13", "513", "512"]);
     assert_eq!(error["code"], "context_length_exceeded");
     post(&format!("{{\"prompt\": \"{}\"}}", "a".repeat(5000))).refused(413, &["4000"]);
+    served.complete(&json!({"prompt": "a", "stop": "a".repeat(256), "max_tokens": 1})).ok();
     // What says nothing is no mistake.
     let harmless = json!({
         "prompt": "a", "max_tokens": 1, "user": "someone", "n": 1, "best_of": 1, "presence_penalty": 0,
@@ -418,22 +488,64 @@ fn who_leaves_frees_the_slot() {
 }
 
 #[test]
+fn a_text_that_no_context_holds_is_refused_before_it_is_read() {
+    if !gpu() {
+        return;
+    }
+    let served = Served::start(Options { context: Some(8), ..options() });
+    let vocabulary = tokenizer();
+    let longest = (0..vocabulary.vocab_size() as u32)
+        .map(|id| vocabulary.id_to_token(id).map_or(0, |token| token.len()))
+        .max()
+        .unwrap();
+    let most = 8 * longest;
+    let ask = |bytes: usize| served.complete(&json!({"prompt": "a".repeat(bytes), "max_tokens": 1}));
+    let error = ask(most + 1).refused(400, &[&format!("{} bytes", most + 1), "8 tokens", &most.to_string()]);
+    assert_eq!(error["code"], "context_length_exceeded");
+    // Tokens are counted where they may be few enough.
+    ask(most).refused(400, &["the prompt has", "8"]);
+}
+
+#[test]
 fn a_client_that_does_not_read_holds_up_nobody() {
     if !gpu() {
         return;
     }
-    let served = Served::start(Options { sequences: 2, ..options() });
-    let lazy =
-        served.stream(&json!({"prompt": "The Fox", "max_tokens": 400, "temperature": 0, "stream": true}));
-    let quick = json!({"prompt": "The Wolf", "max_tokens": 50, "temperature": 0});
-    let expected = served.complete(&quick).ok();
+    let write_timeout = Duration::from_millis(100);
+    let served = Served::start(Options { sequences: 8, write_timeout, ..options() });
+    // Some 8 MB, as each token of a prompt is told with five others: far more than the server's end of a connection
+    // holds, and its client has room for a few thousand bytes.
+    let prompt =
+        |number: usize| (0..480).map(move |i| if i == 0 { 1 } else { 3 + (number * 131 + i * 37) % 2000 });
+    let prompts: Vec<Vec<usize>> = (0..64).map(|number| prompt(number).collect()).collect();
+    let body = json!({
+        "prompt": prompts, "max_tokens": 30, "temperature": 0, "stream": true, "logprobs": 5, "echo": true,
+    });
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(2048).unwrap();
+    socket.connect(&served.address.into()).unwrap();
+    let mut lazy = TcpStream::from(socket);
+    let body = body.to_string();
+    let head = format!("POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", body.len());
+    lazy.write_all((head + &body).as_bytes()).unwrap();
+    served.wait_for("samara_connections", 2.0);
+    let quick = json!({"prompt": "The Wolf", "max_tokens": 20, "temperature": 0});
+    let (expected, _) = alone("The Wolf", 20, SamplerOptions::default());
     for _ in 0..3 {
-        assert_eq!(served.complete(&quick).ok()["choices"], expected["choices"]);
+        assert_eq!(text(&served.complete(&quick).ok()), expected);
     }
-    // Its sequence ends although nobody reads, and all of it is there for who reads late.
+    // The connection that asks is the only one left, and what was begun for the other has ended.
+    served.wait_for("samara_connections", 1.0);
     served.wait_for("samara_running_sequences", 0.0);
-    let (whole, _) = alone("The Fox", 400, SamplerOptions::default());
-    assert_eq!(text(&lazy.whole()), whole);
+    served.wait_for("samara_queue_depth", 0.0);
+    assert!(served.metric("samara_cancelled_sequences_total") > 0.0);
+    // What had been sent ends before the answer does.
+    let mut received = Vec::new();
+    lazy.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    if let Err(error) = lazy.read_to_end(&mut received) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    assert!(received.starts_with(b"HTTP/1.1 200") && !received.ends_with(b"0\r\n\r\n"));
 }
 
 #[test]
@@ -511,7 +623,13 @@ fn limits_under_which_nothing_runs_are_refused() {
     for (args, parts) in [
         (vec!["--sequences", "0"], ["--sequences 0", "1 to 64"]),
         (vec!["--sequences", "65"], ["--sequences 65", "1 to 64"]),
-        (vec!["--queue", "0"], ["--queue", "1 or more"]),
+        (vec!["--queue", "0"], ["--queue 0", "1 to 1048576"]),
+        (vec!["--prompts", "1048577"], ["--prompts 1048577", "1 to 1048576"]),
+        (vec!["--connections", "18446744073709551615"], ["--connections 18446744073709551615", "1048576"]),
+        (vec!["--body-bytes", "2000000000"], ["--body-bytes 2000000000", "1073741824"]),
+        (vec!["--patience", "0"], ["--patience 0", "1 to 86400"]),
+        (vec!["--patience", "86401"], ["--patience 86401", "1 to 86400"]),
+        (vec!["--drain", "18446744073709551615"], ["--drain 18446744073709551615", "0 to 86400"]),
         (vec!["-m", "synthetic:270m"], ["synthetic:270m", "--tokenizer"]),
     ] {
         refused(&program::run(&[&["serve"], &args[..]].concat()), 2, &parts);
@@ -541,5 +659,42 @@ fn the_program_serves_until_it_is_told_to_stop() {
         let killed = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
         assert!(killed.success());
         assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_program_that_is_told_twice_to_stop_does_so_at_once() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    if !gpu() {
+        return;
+    }
+    for signal in ["TERM", "INT"] {
+        let mut program = program::samara();
+        program.args(["serve", "--port", "0", "-q", "--patience", "600", "--drain", "600"]);
+        let mut child = program.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap();
+        // A request that is not sent whole is one that the server waits for; the answer says that it has begun.
+        let mut half = TcpStream::connect(address).unwrap();
+        let head = "POST /tokenize HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+        half.write_all(head.as_bytes()).unwrap();
+        let mut begun = [0; 12];
+        half.read_exact(&mut begun).unwrap();
+        assert_eq!(&begun, b"HTTP/1.1 100");
+        let kill = || Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        assert!(kill().success());
+        let start = Instant::now();
+        while TcpStream::connect(address).is_ok() {
+            assert!(start.elapsed() < Duration::from_secs(20), "it still accepts");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(kill().success());
+        let start = Instant::now();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
 }

@@ -1,20 +1,27 @@
 //! `samara serve`: answers completion requests over HTTP.
 
+use std::future::Future;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
+use std::{process, thread};
 
 use clap::Args;
 use samara::server::{Options, Server, signal};
+use tokio::runtime;
+use tokio::sync::oneshot;
 
 use super::{Failure, ModelArgs, RuleArgs, TokenizerArgs};
+
+/// Exit status of a program that was broken off, as shells tell it of Ctrl-C.
+const INTERRUPTED: i32 = 130;
 
 /// Serve a model over HTTP
 ///
 /// Answers OpenAI's /v1/completions (also streamed, with echo, logprobs, stop and seed) and /v1/models, and has
 /// /health and, for Prometheus, /metrics. Requests that come together decode together; an answer does not depend
 /// on the others. The address is printed once the server is ready. Ctrl-C or SIGTERM ends it when what was begun
-/// is answered.
+/// is answered, a second one at once.
 #[derive(Args)]
 pub struct ServeArgs {
     #[command(flatten)]
@@ -63,7 +70,7 @@ struct Limits {
     /// Seconds that a client may take to send a request, or not to read an answer
     #[arg(long, value_name = "S", default_value_t = Options::default().read_timeout.as_secs())]
     patience: u64,
-    /// Seconds that answers may take once the server is to end
+    /// Seconds that answers may take once the server is to end; the step under way then may take 30 more
     #[arg(long, value_name = "S", default_value_t = Options::default().drain.as_secs())]
     drain: u64,
 }
@@ -94,6 +101,25 @@ fn name(spec: &str) -> String {
     Path::new(spec).file_name().map_or_else(|| spec.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
+/// Returns what waits until the program is asked to stop. A thread of its own ends it at once when it is asked again,
+/// whatever the others do.
+fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
+    let (ask, asked) = oneshot::channel();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            signal().await;
+            // If the server has ended already, nobody waits.
+            let _ = ask.send(());
+            signal().await;
+        });
+        process::exit(INTERRUPTED);
+    })?;
+    Ok(async {
+        let _ = asked.await;
+    })
+}
+
 /// Runs the subcommand.
 pub fn run(args: ServeArgs) -> Result<(), Failure> {
     let options = args.options();
@@ -102,9 +128,10 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
     let model = args.model.load(&args.rules)?;
     let address = format!("{}:{}", args.host, args.port);
     let server = Server::bind(&address, &model, tokenizer, options)?;
+    let stop = asked_to_stop()?;
     let mut out = io::stdout().lock();
     writeln!(out, "listening on http://{}", server.address())?;
     out.flush()?;
     drop(out);
-    Ok(server.run(signal())?)
+    Ok(server.run(stop)?)
 }

@@ -68,7 +68,8 @@ impl<'a> Writer<'a> {
         Ok(Self { index, tokenizer, stream, stops, logprobs: how.logprobs, offset: 0 })
     }
 
-    /// Returns the prompt as a piece if it is to be repeated. `scores` are those of all tokens but the first; without
+    /// Returns the prompt as a piece if it is to be repeated: the text of its tokens, where special ones are none even
+    /// if they were written out. `scores` are those of all tokens but the first; without
     /// them nothing is told of its tokens.
     pub(super) fn prompt(
         &mut self,
@@ -88,7 +89,6 @@ impl<'a> Writer<'a> {
                 text += &new;
             }
         }
-        let text = prompt.text.clone().unwrap_or(text);
         let logprobs = scores.map(|_| logprobs);
         Ok(echo.then_some(Piece { index: self.index, text, logprobs, finish_reason: None }))
     }

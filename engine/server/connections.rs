@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -54,13 +55,11 @@ pub(super) async fn serve(
             }
         };
         let connection = graceful.watch(connection(stream, &router, options));
-        let gauge = metrics.connections.clone();
-        gauge.inc();
+        let counted = Counted::new(&metrics.connections);
         open.spawn(async move {
             // A client that breaks off is no fault of ours.
             let _ = connection.await;
-            gauge.dec();
-            drop(place);
+            drop((counted, place));
         });
         while open.try_join_next().is_some() {}
     }
@@ -69,6 +68,22 @@ pub(super) async fn serve(
         tracing::warn!("{} connections are dropped: they were not done in time", open.len());
     }
     open.shutdown().await;
+}
+
+/// A connection as the metrics count it, however it ends.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Returns what answers the requests of a connection, one after the other.

@@ -11,12 +11,15 @@ mod scheduler;
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
+use socket2::SockRef;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::{Error, Result};
 use crate::kernels::MOST_TOKENS;
@@ -28,6 +31,15 @@ use scheduler::{Health, Queue, Scheduler};
 
 /// Most prompts whose scoring shares a step.
 const SCORED_TOGETHER: usize = 16;
+
+/// Bytes of an answer that the system holds for a client that does not read, so that it is found out soon.
+const SENT_BYTES: usize = 256 << 10;
+/// How long the engine may take to end once the connections have: for the longest step, or prompts that are scored.
+const LAST_STEP: Duration = Duration::from_secs(30);
+/// Largest limits that can be set: counts, bytes and seconds.
+const MOST_COUNT: usize = 1 << 20;
+const MOST_BYTES: usize = 1 << 30;
+const MOST_SECONDS: u64 = 24 * 60 * 60;
 
 /// Limits of a server, and what its model is called.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,26 +87,38 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Refuses limits under which nothing could be answered.
+    /// Refuses limits under which nothing could be answered, or that limit nothing.
     ///
     /// # Errors
-    /// [`Error::Input`] when one is 0, named as the command line names it, or there are too many sequences.
+    /// [`Error::Input`] when one is 0 or too large, named as the command line names it: counts are at most 2^20, bytes
+    /// 2^30 and seconds those of a day, sequences 64.
     pub fn check(&self) -> Result<()> {
         let Self { sequences, queue, prompts, body_bytes, connections, .. } = *self;
         if !(1..=MOST_TOKENS).contains(&sequences) {
             return Err(Error::Input(format!("--sequences {sequences}: expected 1 to {MOST_TOKENS}")));
         }
         let counts = [
-            ("queue", queue),
-            ("prompts", prompts),
-            ("body-bytes", body_bytes),
-            ("connections", connections),
-            ("patience", self.read_timeout.min(self.write_timeout).as_millis() as usize),
+            ("queue", queue, MOST_COUNT),
+            ("prompts", prompts, MOST_COUNT),
+            ("body-bytes", body_bytes, MOST_BYTES),
+            ("connections", connections, MOST_COUNT),
         ];
-        match counts.into_iter().find(|&(_, count)| count == 0) {
-            Some((flag, _)) => Err(Error::Input(format!("--{flag} is 0: expected 1 or more"))),
-            None => Ok(()),
+        if let Some((flag, count, most)) =
+            counts.into_iter().find(|&(_, count, most)| !(1..=most).contains(&count))
+        {
+            return Err(Error::Input(format!("--{flag} {count}: expected 1 to {most}")));
         }
+        let patience = [self.read_timeout, self.write_timeout];
+        let most = Duration::from_secs(MOST_SECONDS);
+        if let Some(time) = patience.into_iter().find(|time| time.is_zero() || *time > most) {
+            let seconds = time.as_secs();
+            return Err(Error::Input(format!("--patience {seconds}: expected 1 to {MOST_SECONDS} seconds")));
+        }
+        if self.drain > most {
+            let seconds = self.drain.as_secs();
+            return Err(Error::Input(format!("--drain {seconds}: expected 0 to {MOST_SECONDS} seconds")));
+        }
+        Ok(())
     }
 }
 
@@ -118,8 +142,9 @@ pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
     engine: JoinHandle<()>,
-    /// Is dropped when the engine ends.
+    /// Their other ends are dropped when the engine ends.
     ended: oneshot::Receiver<()>,
+    done: mpsc::Receiver<()>,
 }
 
 impl Server {
@@ -132,6 +157,8 @@ impl Server {
         let taken = |e| Error::io("listen on", address, e);
         let listener = TcpListener::bind(address).map_err(taken)?;
         listener.set_nonblocking(true).map_err(taken)?;
+        // Connections have it from the listener.
+        SockRef::from(&listener).set_send_buffer_size(SENT_BYTES).map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
         let mut batch = model.batch(options.sequences, options.context)?;
         // Who connects meanwhile waits; the first request does not.
@@ -143,8 +170,11 @@ impl Server {
         let (queue, jobs) = Queue::new(options.queue);
         let health = Arc::new(Health::default());
         let config = model.config();
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let shared = Shared {
+            token_bytes: longest(&tokenizer),
             tokenizer,
+            processors: Semaphore::new(processors),
             bos: config.bos_token_id,
             eos: config.eos_token_id,
             vocab: config.vocab_size,
@@ -158,13 +188,13 @@ impl Server {
             options,
         };
         let scheduler = Scheduler::new(model, batch, scorer, jobs, metrics, health);
-        let (alive, ended) = oneshot::channel();
+        let ((alive, ended), (works, done)) = (oneshot::channel(), mpsc::channel());
         let engine = thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            let _alive = alive;
+            let _alive: (oneshot::Sender<()>, mpsc::Sender<()>) = (alive, works);
             scheduler.run();
         });
         let engine = engine.map_err(|e| Error::io("start", "the engine's thread", e))?;
-        Ok(Self { listener, address, shared: Arc::new(shared), engine, ended })
+        Ok(Self { listener, address, shared: Arc::new(shared), engine, ended, done })
     }
 
     /// Returns where the server listens.
@@ -172,12 +202,14 @@ impl Server {
         self.address
     }
 
-    /// Answers requests until `stop`, and then those that were begun, for at most [`Options::drain`].
+    /// Answers requests until `stop`, and then those that were begun, for at most [`Options::drain`]. The step that is
+    /// under way then may take half a minute more.
     ///
     /// # Errors
-    /// When the system gives no threads or the engine broke off.
+    /// When the system gives no threads, the engine broke off, or it was not done half a minute after the last
+    /// connection; in that case its thread works on.
     pub fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { listener, address, shared, engine, ended } = self;
+        let Self { listener, address, shared, engine, ended, done } = self;
         let failed = |e| Error::io("listen on", address.to_string(), e);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed)?;
         runtime.block_on(async {
@@ -195,6 +227,12 @@ impl Server {
         // What is left of the connections goes with them; then no job can come any more.
         runtime.shutdown_timeout(Duration::from_secs(1));
         drop(shared);
+        if done.recv_timeout(LAST_STEP) == Err(RecvTimeoutError::Timeout) {
+            let seconds = LAST_STEP.as_secs();
+            return Err(Error::Gpu(format!(
+                "the device was still at work {seconds} seconds after the last answer"
+            )));
+        }
         engine.join().map_err(|_| Error::Gpu("the engine broke off: what it printed says why".to_owned()))
     }
 }
@@ -213,6 +251,15 @@ pub async fn signal() {
         }
     }
     let _ = tokio::signal::ctrl_c().await;
+}
+
+/// Returns the most bytes of text that a token stands for, as the vocabulary spells it or as it is read.
+fn longest(tokenizer: &Tokenizer) -> usize {
+    let bytes = |id| {
+        let spelled = tokenizer.id_to_token(id).map_or(0, |token| token.len());
+        tokenizer.bytes(id).map_or(0, |bytes| bytes.len()).max(spelled)
+    };
+    (0..tokenizer.vocab_size() as u32).map(bytes).max().unwrap_or(1)
 }
 
 /// Returns the seconds since 1970.

@@ -13,6 +13,8 @@ use crate::tokenizer::Tokenizer;
 /// Most of the likeliest tokens that are told beside each token.
 const MOST_LOGPROBS: u64 = 5;
 const MOST_STOPS: usize = 4;
+/// Most bytes of a text to stop before: as much of an answer may be held back.
+const STOP_BYTES: usize = 256;
 
 /// The body as it is sent. Fields that do nothing here are taken at the value that asks for nothing.
 #[derive(Deserialize)]
@@ -76,8 +78,6 @@ pub(super) struct How {
 #[derive(Debug, PartialEq)]
 pub(super) struct Prompt {
     pub(super) ids: Vec<u32>,
-    /// As it was sent, if not as ids.
-    pub(super) text: Option<String>,
 }
 
 /// What requests are checked against.
@@ -86,6 +86,8 @@ pub(super) struct Checks<'a> {
     pub(super) bos: u32,
     pub(super) vocab: usize,
     pub(super) context: usize,
+    /// Bytes of the longest token.
+    pub(super) token_bytes: usize,
     pub(super) options: &'a Options,
 }
 
@@ -191,6 +193,16 @@ impl Checks<'_> {
     }
 
     fn text(&self, text: &str, special: bool) -> Result<Prompt, Refusal> {
+        // Before it takes time: so many tokens cannot stand for it.
+        let most = self.context.saturating_mul(self.token_bytes);
+        if text.len() > most {
+            let message = format!(
+                "a prompt has {} bytes: a context of {} tokens holds at most {most}",
+                text.len(),
+                self.context
+            );
+            return Err(Refusal::context(message));
+        }
         let ids = self.tokenizer.encode(text, special.then_some(self.bos));
         let ids = ids.map_err(|e| Refusal::field("prompt", e.to_string()))?;
         if ids.is_empty() {
@@ -202,7 +214,7 @@ impl Checks<'_> {
                 format!("`prompt`: the tokenizer gives token id {id}, but the model has {}", self.vocab),
             ));
         }
-        Ok(Prompt { ids, text: Some(text.to_owned()) })
+        Ok(Prompt { ids })
     }
 
     fn ids(&self, list: &[Value]) -> Result<Prompt, Refusal> {
@@ -221,7 +233,7 @@ impl Checks<'_> {
             })
         };
         let ids = list.iter().enumerate().map(read).collect::<Result<_, _>>()?;
-        Ok(Prompt { ids, text: None })
+        Ok(Prompt { ids })
     }
 
     fn fits(&self, prompt: &Prompt, max_tokens: usize) -> Result<(), Refusal> {
@@ -312,6 +324,9 @@ fn stops(stop: Option<&Value>) -> Result<Vec<String>, Refusal> {
     };
     if list.len() > MOST_STOPS {
         return Err(refuse(format!("`stop` is a list of {}: the most is {MOST_STOPS}", list.len())));
+    }
+    if let Some(long) = list.iter().map(String::len).find(|&bytes| bytes > STOP_BYTES) {
+        return Err(refuse(format!("`stop` has a text of {long} bytes: the most is {STOP_BYTES}")));
     }
     if list.iter().any(String::is_empty) {
         return Err(refuse("`stop` has an empty text: expected what to stop before".to_owned()));

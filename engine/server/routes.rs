@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::Options;
@@ -39,6 +39,10 @@ pub(super) struct Shared {
     pub(super) eos: u32,
     pub(super) vocab: usize,
     pub(super) context: usize,
+    /// Bytes of the longest token.
+    pub(super) token_bytes: usize,
+    /// As many as may read requests at once.
+    pub(super) processors: Semaphore,
     pub(super) queue: Queue,
     pub(super) metrics: Metrics,
     pub(super) registry: Registry,
@@ -133,13 +137,15 @@ struct Tokenize {
 
 async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Value>, Refusal> {
     let body = shared.body(request).await?;
-    tokio::task::block_in_place(|| {
-        let Tokenize { prompt, add_special_tokens } = parse(&body)?;
-        let bos = add_special_tokens.unwrap_or(true).then_some(shared.bos);
-        let tokens = shared.tokenizer.encode(&prompt, bos);
-        let tokens = tokens.map_err(|e| Refusal::field("prompt", e.to_string()))?;
-        Ok(Json(json!({"tokens": tokens, "count": tokens.len(), "max_model_len": shared.context})))
-    })
+    shared
+        .compute(|| {
+            let Tokenize { prompt, add_special_tokens } = parse(&body)?;
+            let bos = add_special_tokens.unwrap_or(true).then_some(shared.bos);
+            let tokens = shared.tokenizer.encode(&prompt, bos);
+            let tokens = tokens.map_err(|e| Refusal::field("prompt", e.to_string()))?;
+            Ok(Json(json!({"tokens": tokens, "count": tokens.len(), "max_model_len": shared.context})))
+        })
+        .await
 }
 
 #[derive(Deserialize)]
@@ -148,14 +154,20 @@ struct Detokenize {
 }
 
 async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Value>, Refusal> {
-    let Detokenize { tokens } = parse(&shared.body(request).await?)?;
-    let text = shared.tokenizer.decode(&tokens).map_err(|e| Refusal::field("tokens", e.to_string()))?;
-    Ok(Json(json!({"prompt": text})))
+    let body = shared.body(request).await?;
+    shared
+        .compute(|| {
+            let Detokenize { tokens } = parse(&body)?;
+            let text =
+                shared.tokenizer.decode(&tokens).map_err(|e| Refusal::field("tokens", e.to_string()))?;
+            Ok(Json(json!({"prompt": text})))
+        })
+        .await
 }
 
 async fn completions(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Refusal> {
     let body = shared.body(request).await?;
-    let asked = tokio::task::block_in_place(|| shared.checks().asked(&body))?;
+    let asked = shared.compute(|| shared.checks().asked(&body)).await?;
     drop(body);
     let envelope = shared.envelope();
     let Asked { prompts, how, stream, usage } = asked;
@@ -189,9 +201,15 @@ impl Shared {
         }
     }
 
+    /// Does what takes a processor its time, for no more requests at once than there are processors.
+    async fn compute<T>(&self, work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+        let _processor = self.processors.acquire().await.map_err(|_| Refusal::stopped())?;
+        tokio::task::block_in_place(work)
+    }
+
     fn checks(&self) -> Checks<'_> {
-        let Self { tokenizer, bos, vocab, context, options, .. } = self;
-        Checks { tokenizer, bos: *bos, vocab: *vocab, context: *context, options }
+        let Self { tokenizer, bos, vocab, context, token_bytes, options, .. } = self;
+        Checks { tokenizer, bos: *bos, vocab: *vocab, context: *context, token_bytes: *token_bytes, options }
     }
 
     fn envelope(&self) -> Envelope {

@@ -1,9 +1,13 @@
 //! The one thread that has the model: it lets prompts into the batch, steps it, and hands out tokens.
 //!
 //! It waits for nobody: an answer's channel has room for all of it, and who has left is found out before the next
-//! step. A prompt has a place in the queue from its arrival until it is read.
+//! step. A prompt has a place in the queue from its arrival until the batch takes it, or the scorer has done all of it.
+//!
+//! An error ends what it is about: a broken sequence leaves the batch by itself, and prompts that cannot be scored
+//! together are scored one by one. Only when the device fails does everything that runs on it end.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,7 +48,7 @@ pub(super) struct Job {
     /// Has room for the whole answer.
     reply: mpsc::Sender<Event>,
     arrived: Instant,
-    /// Given back as soon as the prompt is read.
+    /// Given back as soon as the batch takes the prompt, or the scorer has done all of it.
     _place: OwnedSemaphorePermit,
 }
 
@@ -105,6 +109,13 @@ impl Health {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
+    /// Remembers that the device works, if it did not.
+    fn recover(&self) {
+        if self.is_failing() {
+            self.set(None);
+        }
+    }
+
     fn is_failing(&self) -> bool {
         self.1.load(Ordering::Relaxed)
     }
@@ -143,6 +154,8 @@ struct Running {
     /// When the last token came, or the request.
     last: Instant,
     begun: bool,
+    /// Tokens of its prompt that are not counted as read yet.
+    unread: usize,
 }
 
 pub(super) struct Scheduler {
@@ -177,15 +190,20 @@ impl Scheduler {
     /// Works until no job can come any more and all are done.
     pub(super) fn run(mut self) {
         while self.receive() {
-            self.forget_who_left();
-            if self.health.is_failing() {
-                self.probe();
-            }
-            self.score();
-            self.admit();
-            self.step();
-            self.metrics.running.set(self.running.len() as i64);
+            self.turn();
         }
+    }
+
+    fn turn(&mut self) {
+        self.forget_who_left();
+        // While something runs, its next step tells.
+        if self.health.is_failing() && self.running.is_empty() {
+            self.probe();
+        }
+        self.score();
+        self.admit();
+        self.step();
+        self.metrics.running.set(self.running.len() as i64);
     }
 
     /// Takes jobs in, and waits for one if there is nothing to do; returns whether there is, or may be.
@@ -243,9 +261,12 @@ impl Scheduler {
             }
             jobs.extend(self.unscored.pop_front());
         }
-        if jobs.is_empty() {
-            return;
+        if !jobs.is_empty() {
+            self.score_together(jobs);
         }
+    }
+
+    fn score_together(&mut self, jobs: Vec<Job>) {
         // Of a prompt of one token there is nothing to score.
         let (scorings, at): (Vec<Scoring>, Vec<usize>) = (0..jobs.len())
             .map(|at| (jobs[at].scoring(), at))
@@ -257,6 +278,10 @@ impl Scheduler {
                 at.into_iter().zip(scored).for_each(|(at, scored)| scores[at] = scored);
                 jobs.into_iter().zip(scores).for_each(|(job, scores)| self.scored(job, scores));
             }
+            // It is about one of them, or some.
+            Err(error) if jobs.len() > 1 && !is_of_device(&error) => {
+                jobs.into_iter().for_each(|job| self.score_together(vec![job]));
+            }
             Err(error) => {
                 self.note(&error);
                 jobs.iter().for_each(|job| send(&job.reply, Event::Failed(Refusal::failed(&error))));
@@ -266,12 +291,12 @@ impl Scheduler {
 
     /// Hands out the scores of a prompt; the job ends with them or goes on to the batch.
     fn scored(&mut self, job: Job, mut scores: Vec<TokenScore>) {
+        self.metrics.prompt_tokens.inc_by(job.prompt.len() as u64);
         let next = if job.ends_with_scores() { scores.pop() } else { None };
         send(&job.reply, Event::Prompt(scores));
         let Some(mut next) = next else { return self.waiting.push_back(job) };
         let &(token, logprob) = next.top().first().expect("one was asked for");
         (next.token, next.logprob) = (token, logprob);
-        self.metrics.prompt_tokens.inc_by(job.prompt.len() as u64);
         self.metrics.generated_tokens.inc();
         self.metrics.first_token.observe(job.arrived.elapsed().as_secs_f64());
         send(&job.reply, Event::Token(token, Some(next)));
@@ -290,9 +315,17 @@ impl Scheduler {
                 .map(|sampler| SequenceOptions { sampler, logprobs: job.how.logprobs });
             match options.and_then(|options| self.batch.enqueue(&job.prompt, options)) {
                 Ok(id) => {
-                    self.metrics.prompt_tokens.inc_by(job.prompt.len() as u64);
-                    let Job { how, reply, arrived: last, .. } = job;
-                    self.running.push(Running { id, reply, left: how.max_tokens, last, begun: false });
+                    let Job { prompt, how, reply, arrived: last, .. } = job;
+                    // The scorer has counted those that it read.
+                    let unread = if how.scores_prompt() { 0 } else { prompt.len() };
+                    self.running.push(Running {
+                        id,
+                        reply,
+                        left: how.max_tokens,
+                        last,
+                        begun: false,
+                        unread,
+                    });
                 }
                 Err(error) => {
                     self.note(&error);
@@ -311,6 +344,7 @@ impl Scheduler {
             Ok(decoded) => decoded,
             Err(error) => return self.fail(&error),
         };
+        self.health.recover();
         if !decoded.is_empty() {
             self.metrics.batch.observe(decoded.len() as f64);
         }
@@ -321,6 +355,7 @@ impl Scheduler {
             let gap = if sequence.begun { &metrics.next_token } else { &metrics.first_token };
             gap.observe((now - sequence.last).as_secs_f64());
             metrics.generated_tokens.inc();
+            metrics.prompt_tokens.inc_by(mem::take(&mut sequence.unread) as u64);
             (sequence.begun, sequence.last, sequence.left) = (true, now, sequence.left - 1);
             send(&sequence.reply, Event::Token(token, logprob));
             if token == self.eos {
@@ -341,32 +376,40 @@ impl Scheduler {
         }
     }
 
-    /// Ends every sequence with an error.
+    /// Ends the sequences that a step broke: those that have left the batch, or all if none has.
     fn fail(&mut self, error: &Error) {
         self.note(error);
-        self.batch.clear();
-        for sequence in self.running.drain(..) {
-            send(&sequence.reply, Event::Failed(Refusal::failed(error)));
+        let batch = &mut self.batch;
+        if is_of_device(error) || self.running.iter().all(|sequence| batch.contains(sequence.id)) {
+            batch.clear();
         }
+        self.running.retain(|sequence| {
+            let goes_on = batch.contains(sequence.id);
+            if !goes_on {
+                send(&sequence.reply, Event::Failed(Refusal::failed(error)));
+            }
+            goes_on
+        });
     }
 
     /// Remembers that the device failed.
     fn note(&self, error: &Error) {
         tracing::error!("{error}");
-        if matches!(error, Error::Gpu(_)) {
+        if is_of_device(error) {
             self.health.set(Some(error.to_string()));
         }
     }
 
-    /// Finds out whether the device works again; if not, those who wait are told so.
+    /// Finds out whether the device works again, while nothing runs; if not, those who wait are told so.
     fn probe(&mut self) {
+        debug_assert!(self.running.is_empty());
         self.batch.clear();
         match self
             .batch
             .join(&[self.bos], SequenceOptions::default())
             .and_then(|_| self.batch.step().map(|_| ()))
         {
-            Ok(()) => self.health.set(None),
+            Ok(()) => self.health.recover(),
             Err(error) => {
                 for job in self.unscored.drain(..).chain(self.waiting.drain(..)) {
                     send(&job.reply, Event::Failed(Refusal::failed(&error)));
@@ -375,6 +418,11 @@ impl Scheduler {
         }
         self.batch.clear();
     }
+}
+
+/// Tells whether an error says something of the device, not of what it was asked.
+fn is_of_device(error: &Error) -> bool {
+    matches!(error, Error::Gpu(_))
 }
 
 /// Takes a sequence out of the batch.
@@ -388,4 +436,69 @@ fn leave(batch: &mut BatchSession, id: SequenceId) {
 fn send(reply: &mpsc::Sender<Event>, event: Event) {
     let sent = reply.try_send(event);
     debug_assert!(!matches!(sent, Err(mpsc::error::TrySendError::Full(_))));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LoadOptions;
+    use crate::sampler::SamplerOptions;
+
+    /// A scheduler of the demo model, or none without an adapter.
+    fn scheduler() -> Option<(Scheduler, Queue)> {
+        let model = match Model::load("demo", LoadOptions::default()) {
+            Ok(model) => model,
+            Err(Error::Unsupported(_)) if std::env::var_os("REQUIRE_GPU").is_none() => return None,
+            Err(error) => panic!("{error}"),
+        };
+        let (queue, jobs) = Queue::new(4);
+        let (batch, scorer) = (model.batch(2, Some(64)).unwrap(), model.scorer(2, Some(64)).unwrap());
+        let (metrics, _) = Metrics::new();
+        Some((Scheduler::new(&model, batch, scorer, jobs, metrics, Arc::default()), queue))
+    }
+
+    fn how(max_tokens: usize) -> How {
+        let sampling = SamplerOptions::default();
+        How { max_tokens, sampling, stops: Vec::new(), echo: false, logprobs: None }
+    }
+
+    fn tokens(events: &mut mpsc::Receiver<Event>) -> usize {
+        std::iter::from_fn(|| events.try_recv().ok())
+            .filter(|event| matches!(event, Event::Token(..)))
+            .count()
+    }
+
+    #[test]
+    fn what_runs_outlives_an_error_of_something_else() {
+        let Some((mut scheduler, queue)) = scheduler() else { return };
+        let mut events = queue.push(vec![vec![1, 51, 87]], &how(8)).unwrap().remove(0);
+        assert!(scheduler.receive());
+        (0..3).for_each(|_| scheduler.turn());
+        // As when there is no memory to score a prompt or to let another one in.
+        scheduler.note(&Error::Gpu("made up".to_owned()));
+        assert_eq!(scheduler.health.fault().as_deref(), Some("made up"));
+        scheduler.turn();
+        // Its next step tells that the device works.
+        assert_eq!((scheduler.health.fault(), scheduler.running.len()), (None, 1));
+        (0..8).for_each(|_| scheduler.turn());
+        assert_eq!((tokens(&mut events), scheduler.running.len(), scheduler.batch.len()), (8, 0, 0));
+    }
+
+    #[test]
+    fn a_device_that_fails_ends_what_runs_and_is_tried_before_more_does() {
+        let Some((mut scheduler, queue)) = scheduler() else { return };
+        let mut events = queue.push(vec![vec![1, 51, 87], vec![1, 40]], &how(8)).unwrap();
+        assert!(scheduler.receive());
+        (0..3).for_each(|_| scheduler.turn());
+        scheduler.fail(&Error::Gpu("made up".to_owned()));
+        assert_eq!((scheduler.running.len(), scheduler.batch.len()), (0, 0));
+        for events in &mut events {
+            let last = std::iter::from_fn(|| events.try_recv().ok()).last();
+            assert!(matches!(last, Some(Event::Failed(_))), "{last:?}");
+        }
+        let mut events = queue.push(vec![vec![1, 51, 87]], &how(2)).unwrap().remove(0);
+        assert!(scheduler.receive());
+        (0..5).for_each(|_| scheduler.turn());
+        assert_eq!((tokens(&mut events), scheduler.health.fault()), (2, None));
+    }
 }

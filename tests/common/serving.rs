@@ -79,7 +79,12 @@ impl Reply {
 
 impl Served {
     pub fn start(options: Options) -> Self {
-        let server = Server::bind("127.0.0.1:0", model(), tokenizer(), options).unwrap();
+        Self::start_with(model(), options)
+    }
+
+    /// Serves a model whose tokens are those of the demo model, or some of them.
+    pub fn start_with(model: &Model, options: Options) -> Self {
+        let server = Server::bind("127.0.0.1:0", model, tokenizer(), options).unwrap();
         let (address, (stop, stopped)) = (server.address(), oneshot::channel::<()>());
         let thread = thread::spawn(move || {
             server.run(async {
