@@ -160,8 +160,8 @@ impl Tiles {
         Choice::all(&self.tunables()).into_iter().filter(as_chosen).collect()
     }
 
-    /// Returns the fragments of a kernel: its own, how it reads x (`lib/tile_plain.wgsl` or
-    /// `lib/tile_normed.wgsl`), and what all of these kernels share.
+    /// Returns the fragments of a kernel: its own, with what its places are (`lib/places_*.wgsl`) and how it reads x
+    /// (`lib/tile_plain.wgsl` or `lib/tile_normed.wgsl`), and what all of these kernels share.
     pub fn source<const N: usize>(&self, tier: Tier, own: [Fragment; N]) -> Vec<Fragment> {
         let shared = match self.way(tier) {
             Way::F32 => vec![

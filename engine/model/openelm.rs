@@ -96,7 +96,7 @@ pub struct StepShape {
     /// another dispatch for each layer.
     pub splits: usize,
     /// Most tokens of one sequence whose products are computed row by row and not in tiles, at most
-    /// [`MOST_TOKENS`](crate::kernels::MOST_TOKENS); a batch has no tiles.
+    /// [`MOST_TOKENS`](crate::kernels::MOST_TOKENS); a batch has tiles only where it is packed.
     pub few: usize,
 }
 
