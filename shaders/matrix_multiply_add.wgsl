@@ -12,15 +12,15 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f16>; // [32, 16]
+@group(0) @binding(1) var<storage, read> a: array<f16>; // [16, 32], a matrix of 32 x 16 by columns
 @group(0) @binding(2) var<storage, read> b: array<f16>; // [16, 32]
 @group(0) @binding(3) var<storage, read_write> out: array<f32>; // [G, 32, 32]
 
 @compute @workgroup_size(32)
 fn main(@builtin(workgroup_id) group: vec3<u32>) {
-    // The T of a load or a store is naga's word for row-major.
-    let top = coopLoadT<coop_mat16x16<f16, A>>(&a[0], 16u);
-    let bottom = coopLoadT<coop_mat16x16<f16, A>>(&a[256], 16u);
+    // The T of a load or a store is naga's word for row-major; without it matrices are column-major.
+    let top = coopLoad<coop_mat16x16<f16, A>>(&a[0], 32u);
+    let bottom = coopLoad<coop_mat16x16<f16, A>>(&a[16], 32u);
     let left = coopLoadT<coop_mat16x16<f16, B>>(&b[0], 32u);
     let right = coopLoadT<coop_mat16x16<f16, B>>(&b[16], 32u);
     var top_left = coop_mat16x16<f32, C>();

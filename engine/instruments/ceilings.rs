@@ -71,7 +71,7 @@ fn matrix(gpu: &Gpu) -> Result<Option<f64>> {
     checked(gpu, "matrix_multiply_add")?;
     let rate = longest(gpu, |rounds| {
         let mut case = CaseBuilder::new("ceiling");
-        let a = case.tensor("a", [32, 16], DType::F16, Fill::Uniform(1.0));
+        let a = case.tensor("a", [16, 32], DType::F16, Fill::Uniform(1.0));
         let b = case.tensor("b", [16, 32], DType::F16, Fill::Uniform(1.0));
         let out = case.tensor("out", [1 << 13, 32, 32], DType::F32, Fill::Zero);
         let kernel = MatrixMultiplyAdd::new(&case.tensors, a, b, out, rounds);

@@ -43,7 +43,7 @@ impl MatrixMultiplyAdd {
     /// When shapes do not fit.
     pub fn new(tensors: &Tensors, a: TensorId, b: TensorId, out: TensorId, rounds: usize) -> Self {
         let groups = tensors[out].shape.dims()[0];
-        tensors.expect(a, [BLOCK, DEPTH], DType::F16);
+        tensors.expect(a, [DEPTH, BLOCK], DType::F16);
         tensors.expect(b, [DEPTH, BLOCK], DType::F16);
         tensors.expect(out, [groups, BLOCK, BLOCK], DType::F32);
         Self { a, b, out, rounds, groups }
@@ -93,7 +93,7 @@ impl Kernel for MatrixMultiplyAdd {
             let (a, b) = (memory.read(self.a), memory.read(self.b));
             for (i, out) in out.iter_mut().enumerate() {
                 let (row, col) = (i / BLOCK % BLOCK, i % BLOCK);
-                let product: f64 = (0..DEPTH).map(|k| a[row * DEPTH + k] * b[k * BLOCK + col]).sum();
+                let product: f64 = (0..DEPTH).map(|k| a[k * BLOCK + row] * b[k * BLOCK + col]).sum();
                 *out = product * self.rounds as f64;
             }
         });
@@ -107,7 +107,7 @@ pub fn cases() -> Vec<Case> {
         if bench {
             case = case.benched();
         }
-        let a = case.tensor("a", [BLOCK, DEPTH], DType::F16, Fill::Uniform(1.0));
+        let a = case.tensor("a", [DEPTH, BLOCK], DType::F16, Fill::Uniform(1.0));
         let b = case.tensor("b", [DEPTH, BLOCK], DType::F16, Fill::Uniform(1.0));
         let out = case.tensor("out", [groups, BLOCK, BLOCK], DType::F32, Fill::Zero);
         let kernel = MatrixMultiplyAdd::new(&case.tensors, a, b, out, rounds);

@@ -30,15 +30,17 @@ const BAND = 576u; // 16 rows of sums: half a block
 const MOST = 65504.0; // the largest f16
 const LEAST = 0x1p-10; // of a token's largest value: half a step below f16's normal range is 2^-15 of it
 
-// The f16 come first, at addresses of 16 bytes. Both are written by all and read by all.
+// Matrix units load from addresses of 16 bytes, and a driver lays variables out in an order of its own, without gaps: so
+// each takes a multiple of 16 bytes. (With 8 bytes of flags NVIDIA's lost 4 of 32 columns.) Both tiles are written by
+// all and read by all.
 var<workgroup> x_tile: array<f16, TOKENS * PITCH>; // [TOKENS, PITCH]
 var<workgroup> w_tile: array<f16, ROWS * PITCH>; // [ROWS, PITCH]
 // Half of two blocks, written by their subgroups and read by all; before, what each invocation found in x.
 var<workgroup> sums: array<f32, min(BLOCKS, 2u) * BAND>; // [2, 16, SUMS_PITCH]
 var<workgroup> factors: array<f32, TOKENS>; // of x while it is staged; as the next by one invocation, read by all
 var<workgroup> results: array<f32, TOKENS>; // of the sums
-var<workgroup> outside: atomic<u32>; // whether some token is beyond f16
-var<workgroup> again: u32; // the same, once all have said
+var<workgroup> outside: array<atomic<u32>, 4>; // the first: whether some token is beyond f16
+var<workgroup> again: vec4<u32>; // the same, once all have said
 
 // A subgroup, as far as the tile goes.
 struct Team {
@@ -121,12 +123,12 @@ fn settle(found: Found, i: u32) {
         factors[i] = factor;
         results[i] = row_scales(vec4<f32>(squares)).x / factor;
         if factor != 1.0 {
-            atomicOr(&outside, 1u);
+            atomicOr(&outside[0], 1u);
         }
     }
     workgroupBarrier();
     if i == 0u {
-        again = atomicLoad(&outside);
+        again = vec4<u32>(atomicLoad(&outside[0]));
     }
 }
 
@@ -159,7 +161,7 @@ fn main(
         factors[i] = 1.0;
     }
     if i == 0u {
-        atomicStore(&outside, 0u);
+        atomicStore(&outside[0], 0u);
     }
     workgroupBarrier();
     var settled = false;
@@ -181,7 +183,7 @@ fn main(
         if !settled {
             settled = true;
             settle(found, i);
-            if workgroupUniformLoad(&again) != 0u {
+            if workgroupUniformLoad(&again).x != 0u {
                 continue;
             }
         }
