@@ -1,26 +1,13 @@
 // Causal grouped-query attention of a step of T tokens over the KV cache, with online softmax.
 //   out[t,h,:] = sum_s softmax_s(q[t,h,:] . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= position + t
 // Query row r of a kv head is token r / G, member r % G of its group of G = H / Hkv heads, so one tile
-// of keys serves the whole group. A workgroup takes ROWS rows of one kv head and walks over tiles of
-// KEYS keys up to the last one its rows see; later tiles are never touched. Long walks start first.
-// Invocation (c, b) scores keys c and c + COLS for the 4 rows of block b, then owns vector c of their
-// output. K is staged in slices of SLICE vectors, decoded once, in padded rows free of bank conflicts;
-// a load of q serves 2 dot products and one of k 4. V needs no staging: its loads are coalesced as is.
-// ROWS, KEYS and COLS balance so that an invocation holds 8 scores at any Dh, in at most 16 KiB. Fewer rows load keys
-// for fewer, but leave memory for more workgroups; a longer slice saves 2 barriers.
-// No variant on matrix units: of the operations of a prefill of 512 tokens of the 270M 1 in 28 is here, and no card
-// was at hand to show that it pays.
-// f32 throughout; the running maximum keeps every exponent <= 0. Maxima are read from workgroup
-// memory, one barrier for all 4 rows; subgroup reductions would serve one row at a time.
-// Measured with lavapipe only (software, 2 cores): 8.8 ms for T 128, H 20, Hkv 5, Dh 64, an f16 cache.
+// of keys serves the whole group. A workgroup takes some rows of one kv head and walks over tiles of keys up to the
+// last one its rows see; later tiles are never touched. Long walks start first.
+// How it does is in lib/attention_f32.wgsl and, with matrix units, in lib/attention_coop.wgsl.
 
 const LOWEST: f32 = -3e38; // below every score; a difference of two never overflows to NaN
 
-override WG: u32 = 64; // invocations: 32 or 64
-override SLICE: u32 = 8; // vectors of a key staged at a time: 8, or 16 at Dh 64
 override COLS: u32 = 16; // Dh / 4
-override ROWS: u32 = 16; // 4 * WG / COLS
-override KEYS: u32 = 32; // 2 * COLS
 override STRIDE: u32 = 16; // Kv4s of a cached row
 
 struct Params {
@@ -29,8 +16,8 @@ struct Params {
     kv_heads: u32, // Hkv
     capacity: u32, // S
     stride: u32, // vectors from one token of q to the next
-    last_tile: u32, // tiles of ROWS rows, less one
-    slices: u32, // COLS / SLICE; a constant gets unrolled: 2.5 times the compile time at Dh 64 (lavapipe)
+    last_tile: u32, // tiles of rows, less one
+    slices: u32, // in f32 COLS / SLICE; a constant gets unrolled: 2.5 times the compile time at Dh 64 (lavapipe)
     scale: f32, // log2(e) / sqrt(Dh): the softmax is in powers of two
 }
 
@@ -41,20 +28,10 @@ struct Params {
 @group(0) @binding(4) var<storage, read> position: array<u32>; // [1]
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4]
 
-var<workgroup> queries: array<vec4<f32>, COLS * ROWS>; // [COLS, ROWS], scaled; written once
-var<workgroup> keys: array<vec4<f32>, KEYS * (SLICE + 1u)>; // [KEYS, SLICE + 1]; all write, all read
-var<workgroup> tops: array<vec4<f32>, WG>; // [ROWS / 4, COLS]; each its own, read by its block
-var<workgroup> weights: array<vec4<f32>, ROWS / 4u * KEYS>; // [ROWS / 4, KEYS] of 4 rows; as tops
-
 // Where a query row's head starts in a buffer of `stride` vectors a token.
 fn head_start(kv_head: u32, row: u32, stride: u32) -> u32 {
     let members = params.query_heads / params.kv_heads;
     return row / members * stride + (kv_head * members + row % members) * COLS;
-}
-
-// Scores of 4 rows where they see the key, else LOWEST.
-fn masked(scores: vec4<f32>, key: u32, last_keys: vec4<u32>) -> vec4<f32> {
-    return select(vec4<f32>(LOWEST), scores, vec4<u32>(key) <= last_keys);
 }
 
 // Stores a vector of a row's output, unless the row lies past the end.
@@ -62,89 +39,4 @@ fn store(kv_head: u32, row: u32, c: u32, value: vec4<f32>) {
     if row < params.tokens * (params.query_heads / params.kv_heads) {
         out[head_start(kv_head, row, params.query_heads * COLS) + c] = value;
     }
-}
-
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let kv_head = group.y;
-    let members = params.query_heads / params.kv_heads;
-    let rows = params.tokens * members;
-    let first_row = (params.last_tile - group.x) * ROWS;
-    let first_position = min(position[0], params.capacity - params.tokens);
-    let cache = kv_head * params.capacity * STRIDE;
-    let c = index % COLS;
-    let block = index / COLS;
-
-    for (var i = index; i < COLS * ROWS; i += WG) {
-        let row = min(first_row + i / COLS, rows - 1u); // past the end: repeats the last
-        let start = head_start(kv_head, row, params.stride);
-        queries[i % COLS * ROWS + i / COLS] = q[start + i % COLS] * params.scale;
-    }
-    let my_rows = min(vec4<u32>(first_row + 4u * block) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(rows - 1u));
-    let last_keys = first_position + my_rows / members;
-    let key_count = first_position + min(first_row + ROWS - 1u, rows - 1u) / members + 1u;
-
-    var top = vec4<f32>(LOWEST);
-    var total = vec4<f32>(0.0);
-    var out0 = vec4<f32>(0.0);
-    var out1 = vec4<f32>(0.0);
-    var out2 = vec4<f32>(0.0);
-    var out3 = vec4<f32>(0.0);
-    for (var first_key = 0u; first_key < key_count; first_key += KEYS) {
-        var low = vec4<f32>(0.0);
-        var high = vec4<f32>(0.0);
-        for (var slice = 0u; slice < params.slices; slice++) {
-            workgroupBarrier(); // the slice before is used up
-            for (var i = index; i < KEYS * SLICE; i += WG) {
-                let key = min(first_key + i / SLICE, key_count - 1u);
-                keys[i / SLICE * (SLICE + 1u) + i % SLICE] =
-                    k_load(cache + key * STRIDE, slice * SLICE + i % SLICE);
-            }
-            workgroupBarrier();
-            for (var d = 0u; d < SLICE; d++) {
-                let k_low = keys[c * (SLICE + 1u) + d];
-                let k_high = keys[(c + COLS) * (SLICE + 1u) + d];
-                let at = (slice * SLICE + d) * ROWS + 4u * block;
-                let q0 = queries[at];
-                let q1 = queries[at + 1u];
-                let q2 = queries[at + 2u];
-                let q3 = queries[at + 3u];
-                low += vec4<f32>(dot(q0, k_low), dot(q1, k_low), dot(q2, k_low), dot(q3, k_low));
-                high += vec4<f32>(dot(q0, k_high), dot(q1, k_high), dot(q2, k_high), dot(q3, k_high));
-            }
-        }
-        low = masked(low, first_key + c, last_keys);
-        high = masked(high, first_key + c + COLS, last_keys);
-        tops[index] = max(low, high);
-        workgroupBarrier();
-        var new_top = top;
-        for (var i = 0u; i < COLS; i++) {
-            new_top = max(new_top, tops[block * COLS + i]);
-        }
-        // The first tile holds key 0, which every row sees: from then on masked scores are 0 here.
-        weights[block * KEYS + c] = exp2(low - new_top);
-        weights[block * KEYS + c + COLS] = exp2(high - new_top);
-        let decay = exp2(top - new_top);
-        top = new_top;
-        workgroupBarrier();
-        total *= decay;
-        out0 *= decay.x;
-        out1 *= decay.y;
-        out2 *= decay.z;
-        out3 *= decay.w;
-        let count = min(KEYS, key_count - first_key);
-        for (var i = 0u; i < count; i++) {
-            let weight = weights[block * KEYS + i];
-            let value = v_load(cache + (first_key + i) * STRIDE, c);
-            total += weight;
-            out0 += weight.x * value;
-            out1 += weight.y * value;
-            out2 += weight.z * value;
-            out3 += weight.w * value;
-        }
-    }
-    store(kv_head, first_row + 4u * block, c, out0 / total.x);
-    store(kv_head, first_row + 4u * block + 1u, c, out1 / total.y);
-    store(kv_head, first_row + 4u * block + 2u, c, out2 / total.z);
-    store(kv_head, first_row + 4u * block + 3u, c, out3 / total.w);
 }

@@ -1,4 +1,4 @@
-//! The tiles on matrix units, on adapters that have none: `tests/emulate/coop.wgsl` takes the place of the one fragment
+//! The tiles on matrix units, on adapters that have none: a file of `tests/emulate` takes the place of the one fragment
 //! that names cooperative matrices, and all else runs as it is, for subgroups and matrices of any size. That the
 //! real fragments are valid is what tests/shaders.rs and tests/conformance.rs check; what a driver makes of them,
 //! `samara kernel test --tier coop` tells on a card.
@@ -54,20 +54,27 @@ impl Emulated {
     }
 }
 
-/// The text that stands in for cooperative matrices.
-fn emulation(units: Units) -> &'static str {
+/// The text that stands in for the fragment that names cooperative matrices.
+fn emulation(path: &str, units: Units) -> &'static str {
     static TEXTS: Mutex<Vec<(String, &str)>> = Mutex::new(Vec::new());
     let mut texts = TEXTS.lock().unwrap();
-    let key = format!("{units:?}");
+    let key = format!("{path} {units:?}");
     if let Some((_, text)) = texts.iter().find(|(known, _)| *known == key) {
         return text;
     }
-    let side = if units.tier.coop == Some(MatrixShape::Eight) { 8 } else { 16 };
-    let (sides, lanes) = ("const SIDE = 16u;", "const LANES = 64u;");
-    let text = include_str!("emulate/coop.wgsl");
-    assert!(text.contains(sides) && text.contains(lanes));
-    let text = text.replace(sides, &format!("const SIDE = {side}u;"));
-    let text = text.replace(lanes, &format!("const LANES = {}u;", units.lanes));
+    let replaced = |text: String, from: &str, to: u32| {
+        let (name, _) = from.split_once(" = ").unwrap();
+        assert!(text.contains(from), "{from}");
+        text.replace(from, &format!("{name} = {to}u;"))
+    };
+    let text = match path {
+        "lib/coop_attention.wgsl" => include_str!("emulate/coop_attention.wgsl").to_owned(),
+        _ => {
+            let side = if units.tier.coop == Some(MatrixShape::Eight) { 8 } else { 16 };
+            replaced(include_str!("emulate/coop.wgsl").to_owned(), "const SIDE = 16u;", side)
+        }
+    };
+    let text = replaced(text, "const LANES = 64u;", units.lanes);
     texts.push((key, Box::leak(text.into_boxed_str())));
     texts[texts.len() - 1].1
 }
@@ -82,7 +89,7 @@ impl Kernel for Emulated {
         let mut swapped = 0;
         for fragment in fragments.iter_mut().filter(|f| f.path.starts_with("lib/coop_")) {
             assert!(fragment.text.contains("enable wgpu_cooperative_matrix;"));
-            fragment.text = emulation(self.units);
+            fragment.text = emulation(fragment.path, self.units);
             swapped += 1;
         }
         let named = fragments.iter().any(|fragment| fragment.text.contains("coopMultiplyAdd"));
@@ -175,6 +182,58 @@ fn every_case_on_matrix_units_matches_its_reference() {
     }
     for units in UNITS {
         TILES.into_iter().flat_map(cases).for_each(|case| assert_right(case, units));
+    }
+}
+
+/// Checks those cases of attention that are wanted, in workgroups of every size; returns how many.
+fn assert_attention_right(units: Units, wanted: impl Fn(&Case) -> bool) -> usize {
+    let mut ran = 0;
+    for invocations in [128, 256] {
+        let choice: Choice = [("INVOCATIONS".to_owned(), invocations)].into_iter().collect();
+        for case in cases("attention").filter(&wanted) {
+            let whole = choice.clone().or(Choice::defaults(&case.kernel.tunables()));
+            assert!(case.kernel.choices(units.tier).contains(&whole), "{choice}");
+            let kernel = Emulated { choice: choice.clone(), ..Emulated::new(case.kernel, units) };
+            let case = Case { kernel: Box::new(kernel), ..case };
+            assert_eq!(check(gpu().unwrap(), &case).unwrap(), None, "{} {choice} {units:?}", case.label);
+            ran += 1;
+        }
+    }
+    ran
+}
+
+#[test]
+fn attention_on_matrix_units_matches_its_reference() {
+    if gpu().is_none() {
+        return;
+    }
+    // Ends of the cache, more keys than a tile has, what is not to be touched, and what f16 does not hold.
+    let few = ["fills the cache", "cache, T 127", "NaN past the step", "hundreds", "2^-64"];
+    let wanted = |case: &Case| few.iter().any(|part| case.label.contains(part));
+    assert_eq!(assert_attention_right(UNITS[0], wanted), 2 * (2 * (2 + 2 + 1 + 1) + 1));
+}
+
+#[test]
+#[ignore = "minutes on a software adapter: cargo test --release --test coop -- --ignored attention"]
+fn every_case_of_attention_on_matrix_units_matches_its_reference() {
+    if gpu().is_none() {
+        return;
+    }
+    for units in UNITS.into_iter().filter(|units| units.tier == Tier::COOP) {
+        assert_attention_right(units, |_| true);
+    }
+}
+
+#[test]
+fn attention_has_matrix_units_where_what_is_cached_is_rounded() {
+    let entry = LIST.iter().find(|entry| entry.name == "attention").unwrap();
+    for case in (entry.cases)() {
+        let has = !case.label.ends_with("f32") && !case.label.contains("Dh 32");
+        assert_eq!(on_units(&case, Tier::COOP), has, "{}", case.label);
+        assert_eq!(case.kernel.rounding(Tier::COOP) > 0.0, has, "{}", case.label);
+        for tier in [Tier::SUBGROUP, Tier::COOP_EIGHT, Tier::INT8] {
+            assert!(!on_units(&case, tier) && case.kernel.rounding(tier) == 0.0, "{}, {tier}", case.label);
+        }
     }
 }
 

@@ -142,9 +142,14 @@ pub fn adapters(backend: Option<Backend>) -> Result<Vec<AdapterSummary>> {
 pub(super) fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
     let features = adapter.features();
     let info = adapter.get_info();
-    let matrix_units =
-        matrix_shape(&adapter.cooperative_matrix_properties(), features, info.subgroup_min_size);
-    AdapterSummary::new(index, &info, features, &adapter.limits(), matrix_units)
+    let limits = adapter.limits();
+    let matrix_units = matrix_shape(
+        &adapter.cooperative_matrix_properties(),
+        features,
+        info.subgroup_min_size,
+        limits.max_compute_workgroup_storage_size,
+    );
+    AdapterSummary::new(index, &info, features, &limits, matrix_units)
 }
 
 /// Returns the largest of the matrices that kernels are written for among those that an adapter multiplies: of f16,
@@ -153,6 +158,7 @@ fn matrix_shape(
     offered: &[wgpu::CooperativeMatrixProperties],
     features: wgpu::Features,
     least_subgroup: u32,
+    workgroup_bytes: u32,
 ) -> Option<MatrixShape> {
     use wgpu::CooperativeScalarType::{F16, F32};
     let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
@@ -164,8 +170,9 @@ fn matrix_shape(
         };
         features.contains(needed) && offered.iter().any(fits)
     };
-    // The workgroup of 32 that measures matrices of 16 x 16 would be two smaller subgroups.
-    if has(16) && least_subgroup >= 32 {
+    // The workgroup of 32 that measures matrices of 16 x 16 would be two smaller subgroups, and attention has rows of
+    // up to 16 invocations.
+    if has(16) && least_subgroup >= 32 && workgroup_bytes >= Tier::COOP.workgroup_bytes() {
         return Some(MatrixShape::Sixteen);
     }
     has(8).then_some(MatrixShape::Eight)
@@ -256,6 +263,8 @@ mod tests {
         let nvidia = [of([16; 3], F16, F16), of([16; 3], F16, F32), of([16, 8, 16], F16, F32)];
         let intel = [of([8, 16, 16], F16, F32), of([8, 16, 16], F16, F16)];
         let integers = [of([16; 3], I32, I32), of([16; 3], F16, F16), of([8; 3], F32, F32)];
+        let matrix_shape = |offered: &[_], features, least| matrix_shape(offered, features, least, 32 << 10);
+        assert_eq!(super::matrix_shape(&nvidia, all, 32, 16 << 10), None);
         assert_eq!(matrix_shape(&metal, all, 4), Some(MatrixShape::Eight));
         assert_eq!(matrix_shape(&nvidia, all, 32), Some(MatrixShape::Sixteen));
         assert_eq!(matrix_shape(&[nvidia, metal].concat(), all, 32), Some(MatrixShape::Sixteen));

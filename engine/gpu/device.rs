@@ -124,11 +124,13 @@ impl Gpu {
         required_features.set(wgpu::Features::SUBGROUP, summary.tier.subgroup);
         required_features.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, summary.tier.coop.is_some());
         required_features |= adapter.features() & (Clock::FEATURES | wgpu::Features::PIPELINE_CACHE);
-        // Only how large a buffer may be is raised above WebGPU's defaults; kernels fit the defaults.
+        // Kernels fit WebGPU's defaults but for the size of buffers, and some on matrix units for workgroup memory.
         let offered = adapter.limits();
         let mut required_limits = wgpu::Limits::default().or_worse_values_from(&offered);
         required_limits.max_storage_buffer_binding_size = offered.max_storage_buffer_binding_size;
         required_limits.max_buffer_size = offered.max_buffer_size;
+        required_limits.max_compute_workgroup_storage_size =
+            offered.max_compute_workgroup_storage_size.min(Tier::COOP.workgroup_bytes());
         let opened = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("samara"),
             required_features,

@@ -16,7 +16,6 @@ use crate::translate::Module;
 
 /// WebGPU's default limits, with which devices are opened.
 const MAX_INVOCATIONS: u32 = 256;
-const MAX_WORKGROUP_BYTES: u32 = 16 << 10;
 const MAX_GROUPS: u32 = 65535;
 
 /// Samples of a candidate before the best one is compared with the default.
@@ -155,7 +154,7 @@ fn misfit(gpu: &Gpu, kernel: &dyn Kernel, tier: Tier, module: &Module, choice: &
         (found > most).then(|| format!("{found} {what}, the adapter has {most}"))
     };
     let summary = gpu.summary();
-    let bytes = summary.workgroup_memory_bytes.min(MAX_WORKGROUP_BYTES);
+    let bytes = summary.workgroup_memory_bytes.min(tier.workgroup_bytes());
     past("invocations", footprint.invocations, summary.max_invocations.min(MAX_INVOCATIONS))
         .or_else(|| past("bytes of workgroup memory", footprint.workgroup_bytes, bytes))
         .or_else(|| past("workgroups", dispatch.grid.into_iter().max().unwrap_or(0), MAX_GROUPS))

@@ -2,13 +2,20 @@
 //! grouped-query attention of any number of tokens over the KV cache.
 //!
 //! Fuses scores, mask, softmax and weighted sum: no `[T, H, S]` leaves the workgroup. `attention_decode`
-//! takes a few tokens, or a batch.
+//! takes a few tokens, or a batch. On matrix units of 16 x 16, caches of f16 and q8_0 have tiles of their own.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::cache::Cache;
-use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
+use super::tiles::F16_ERROR;
+use super::{
+    Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, MatrixShape, Memory, Operand, Tier,
+    Tunable, dim, fragment,
+};
 use crate::tensor::{DType, TensorId, Tensors};
+
+/// Query rows of a tile on matrix units: their side.
+const MATRIX_ROWS: usize = 16;
 
 /// Attention of `T` tokens over the KV cache.
 #[derive(Clone, Debug)]
@@ -71,13 +78,28 @@ impl Attention {
         Self { q, k_cache, v_cache, position, out, query_heads, tokens, stride, cache }
     }
 
-    /// Vectors in a head, invocations of a workgroup, of which each has 4 query rows of one vector, query rows in a
-    /// tile, and vectors of a key that are staged at a time.
-    fn tile(&self, choice: &Choice) -> [usize; 4] {
+    /// Returns the fragment that loads the cache for matrix units, where a tier has them and the kernel tiles for them.
+    fn half_fragment(&self, tier: Tier) -> Option<Fragment> {
+        let fits = tier.coop == Some(MatrixShape::Sixteen) && matches!(self.cache.head_dim, 64 | 128);
+        self.cache.half_fragment().filter(|_| fits)
+    }
+
+    /// Returns the query rows of a tile, and the overrides, in f32.
+    fn f32_tile(&self, choice: &Choice) -> (usize, Vec<(&'static str, f64)>) {
         let tunables = self.tunables();
         let [wg, slice] = [0, 1].map(|n| choice.of(&tunables[n]) as usize);
         let cols = self.cache.head_dim / 4;
-        [cols, wg, 4 * wg / cols, slice]
+        let rows = 4 * wg / cols;
+        let overrides = [("WG", wg), ("SLICE", slice), ("ROWS", rows), ("KEYS", 2 * cols)];
+        (rows, overrides.map(|(name, value)| (name, value as f64)).to_vec())
+    }
+
+    /// Returns the same on matrix units.
+    fn matrix_tile(&self, choice: &Choice) -> (usize, Vec<(&'static str, f64)>) {
+        let invocations = choice.of(&self.tunables()[2]) as usize;
+        let parts = (invocations / (2 * self.cache.head_dim)).max(1);
+        let overrides = [("INVOCATIONS", invocations), ("PARTS", parts)];
+        (MATRIX_ROWS, overrides.map(|(name, value)| (name, value as f64)).to_vec())
     }
 }
 
@@ -87,7 +109,14 @@ impl Kernel for Attention {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("attention.wgsl"), self.cache.fragment(tier)]
+        let own = fragment!("attention.wgsl");
+        match self.half_fragment(tier) {
+            Some(half) => {
+                let tile = [fragment!("lib/attention_coop.wgsl"), fragment!("lib/coop_attention.wgsl")];
+                vec![own, tile[0], tile[1], half]
+            }
+            None => vec![own, fragment!("lib/attention_f32.wgsl"), self.cache.fragment(tier)],
+        }
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -107,14 +136,32 @@ impl Kernel for Attention {
     fn tunables(&self) -> Vec<Tunable> {
         // Slices are whole, and at Dh 128 no longer ones fit.
         let slices = if self.cache.head_dim == 64 { vec![8, 16] } else { vec![8] };
-        vec![
+        let mut tunables = vec![
             Tunable { name: "WG", default: 64, values: vec![32, 64] },
             Tunable { name: "SLICE", default: 8, values: slices },
-        ]
+        ];
+        if self.half_fragment(Tier::COOP).is_some() {
+            tunables.push(Tunable { name: "INVOCATIONS", default: 256, values: vec![128, 256] });
+        }
+        tunables
     }
 
-    fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
-        let [cols, wg, rows, slice] = self.tile(choice);
+    fn choices(&self, tier: Tier) -> Vec<Choice> {
+        let on_units = self.half_fragment(tier).is_some();
+        let mut tunables = self.tunables();
+        for other in tunables.iter_mut().filter(|tunable| (tunable.name == "INVOCATIONS") != on_units) {
+            other.values = vec![other.default];
+        }
+        Choice::all(&tunables)
+    }
+
+    fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch {
+        let (rows, mut overrides) = match self.half_fragment(tier) {
+            Some(_) => self.matrix_tile(choice),
+            None => self.f32_tile(choice),
+        };
+        let cols = self.cache.head_dim / 4;
+        overrides.extend([("COLS", cols as f64), self.cache.stride()]);
         let tiles = (self.tokens * self.query_heads / self.cache.kv_heads).div_ceil(rows);
         let params = Params {
             tokens: dim(self.tokens),
@@ -123,21 +170,25 @@ impl Kernel for Attention {
             capacity: dim(self.cache.capacity),
             stride: dim(self.stride / 4),
             last_tile: dim(tiles - 1),
-            slices: dim(cols / slice),
+            slices: dim(cols) / choice.of(&self.tunables()[1]),
             scale: std::f32::consts::LOG2_E / (self.cache.head_dim as f32).sqrt(),
         };
         Dispatch {
-            overrides: vec![
-                ("WG", wg as f64),
-                ("SLICE", slice as f64),
-                ("COLS", cols as f64),
-                ("ROWS", rows as f64),
-                ("KEYS", 2.0 * cols as f64),
-                self.cache.stride(),
-            ],
+            overrides,
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [dim(tiles), dim(self.cache.kv_heads), 1],
         }
+    }
+
+    fn rounding(&self, tier: Tier) -> f64 {
+        if self.half_fragment(tier).is_none() {
+            return 0.0;
+        }
+        // A weight is off by what f16 takes of it, and by as much as its score is. That is of 4/3, as normalised heads
+        // have it, once where a query is rounded and twice where a key is too.
+        let (factors, values) = if self.cache.dtype == DType::F16 { (1.0, 0.0) } else { (2.0, 1.0) };
+        let score = 4.0_f64 / 3.0 * factors;
+        (score * score + 1.0 + values) * F16_ERROR
     }
 
     fn cost(&self, position: usize) -> Cost {
@@ -195,14 +246,18 @@ pub fn cases() -> Vec<Case> {
             push("prefill", [33, 0, 33], heads, true);
         }
         push("prefill", [128, 0, 128], [20, 5, 64], dtype == DType::F16);
+        // Long ones take a software adapter their time: caches of f32 are the same code.
+        if dtype != DType::F32 {
+            push("prefill", [512, 0, 512], [12, 3, 64], true);
+            push("prefill", [512, 0, 512], [24, 6, 128], true);
+        }
         push("one token", [1, 99, 128], [20, 5, 64], false);
-        for tokens in [2, 3, 7, 16, 17, 64, 127, 512] {
-            // Long ones take a software adapter their time: caches of f32 are the same code.
+        for tokens in [2, 3, 7, 9, 16, 17, 64, 127, 512] {
             if dtype == DType::F32 && tokens > 64 {
                 continue;
             }
             for head_dim in [64, 128] {
-                push("group of four behind a cache", [tokens, 45, tokens + 50], [4, 1, head_dim], false);
+                push("group of four behind a cache", [tokens, 45, tokens + 50], [12, 3, head_dim], false);
                 if tokens <= 64 {
                     push("groups of four", [tokens, 0, tokens], [8, 2, head_dim], false);
                 }
@@ -220,8 +275,16 @@ pub fn cases() -> Vec<Case> {
             push("one kv head for five", [13, 70, 90], [5, 1, head_dim], false);
         }
         push("position past the cache is clamped", [3, 4_000_000_000, 37], [4, 2, 64], false);
-        let large = case("scores of hundreds", [9, 30, 75], [8, 2, 64], dtype, uniform(30.0), false);
+        // Values that f16 holds: of others, scores of hundreds would be off by units on matrix units.
+        let fills = |q| [q, exact([2, 75, 64], |_| -2), Fill::Uniform(1.0)];
+        let large = fills(exact([9, 10, 64], |_| -2));
+        let large = case("scores of hundreds", [9, 30, 75], [8, 2, 64], dtype, large, false);
         cases.push(large.0.build(large.1, 1e-7, "f32 scores near 1000 are within 2^-12, and so are weights"));
+        // Token 0 has both ends in it.
+        let power = |i| if i < 640 { i as i32 % 2 * 40 - 20 } else { i as i32 / 640 * 16 - 80 };
+        let beyond = fills(exact([9, 10, 64], power));
+        let beyond = case("queries of 2^-64 to 2^54", [9, 30, 75], [8, 2, 64], dtype, beyond, false);
+        cases.push(beyond.0.build(beyond.1, 1e-7, "as scores of hundreds: of larger ones, the largest has all the weight"));
         let zero = case("equal scores", [9, 30, 75], [8, 2, 64], dtype, uniform(0.0), false);
         cases.push(zero.0.build(zero.1, 1e-12, "an f32 mean of at most 39 values"));
         if dtype == DType::Q8_0Rows {
@@ -236,4 +299,15 @@ pub fn cases() -> Vec<Case> {
         cases.push(stale.0.build(stale.1, 1e-12, "as the other cases: what is not visible is not used"));
     }
     cases
+}
+
+/// Whole numbers of 8 bits times a power of two for each place: what f16 holds, and q8_0 where it is one for all.
+fn exact([heads, rows, head_dim]: [usize; 3], power: impl Fn(usize) -> i32) -> Fill {
+    let whole = |i: usize| match i % 32 {
+        // The largest of a block, by which q8_0 scales.
+        0 => 127 - 254 * (i / 32 % 2) as i32,
+        _ => (((i as u64 * 0x9e37_79b9) >> 12) % 255) as i32 - 127,
+    };
+    let value = |i| f64::from(whole(i)) * f64::from(power(i)).exp2();
+    Fill::Values((0..heads * rows * head_dim).map(value).collect())
 }

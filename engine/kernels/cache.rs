@@ -18,7 +18,7 @@ pub(super) struct Cache {
     pub(super) kv_heads: usize,
     pub(super) capacity: usize,
     pub(super) head_dim: usize,
-    dtype: DType,
+    pub(super) dtype: DType,
 }
 
 impl Cache {
@@ -63,6 +63,16 @@ impl Cache {
             DType::F16 => fragment!("lib/kv_f16.wgsl"),
             DType::Q8_0Rows => fragment!("lib/kv_q8_0.wgsl"),
             _ => fragment!("lib/kv_f32.wgsl"),
+        }
+    }
+
+    /// Returns the fragment that loads four values as matrix units take them (`Kv4`, `k_half`, `v_half`); none for f32,
+    /// of which f16 would lose what the cache is there for.
+    pub(super) fn half_fragment(self) -> Option<Fragment> {
+        match self.dtype {
+            DType::F16 => Some(fragment!("lib/kv_half_f16.wgsl")),
+            DType::Q8_0Rows => Some(fragment!("lib/kv_half_q8_0.wgsl")),
+            _ => None,
         }
     }
 

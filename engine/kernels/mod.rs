@@ -146,6 +146,12 @@ impl Tier {
         Self { coop: self.coop.map(|shape| offered.coop.unwrap_or(shape)), ..self }
     }
 
+    /// Returns the workgroup memory that kernels may take: WebGPU's default, and twice as much on matrix units of
+    /// 16 x 16.
+    pub fn workgroup_bytes(self) -> u32 {
+        if self.coop == Some(MatrixShape::Sixteen) { 32 << 10 } else { 16 << 10 }
+    }
+
     /// Returns the reductions over a workgroup (`Invocation`, `reduce_add`, `reduce_max`): a barrier
     /// tree, or subgroup operations with two barriers. Its `main` calls the kernel's `run(at: Invocation)`.
     pub fn reduce(self) -> Fragment {

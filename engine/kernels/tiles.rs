@@ -19,7 +19,7 @@ const OCCUPIED: usize = 256;
 /// What rounding a factor to the 11 bits of f16 adds at most to the NMSE of products at tier `coop`. A value may be
 /// off by 2^-10 of itself, because devices need not round to the nearest; where all are off alike, so are sums.
 /// To the nearest, uniform values have 5e-8.
-const F16_ERROR: f64 = 9.6e-7;
+pub(super) const F16_ERROR: f64 = 9.6e-7;
 
 /// The sizes of a product `[T, K] x [rows, K]`.
 #[derive(Clone, Debug)]
