@@ -168,11 +168,12 @@ fn matrix_shape(
         let fits = |p: &wgpu::CooperativeMatrixProperties| {
             [p.m_size, p.n_size, p.k_size] == [side; 3] && p.ab_type == F16 && p.cr_type == F32
         };
-        features.contains(needed) && offered.iter().any(fits)
+        let runs = features.contains(needed) && workgroup_bytes >= Tier::COOP.workgroup_bytes();
+        runs && offered.iter().any(fits)
     };
     // The workgroup of 32 that measures matrices of 16 x 16 would be two smaller subgroups, and attention has rows of
     // up to 16 invocations.
-    if has(16) && least_subgroup >= 32 && workgroup_bytes >= Tier::COOP.workgroup_bytes() {
+    if has(16) && least_subgroup >= 32 {
         return Some(MatrixShape::Sixteen);
     }
     has(8).then_some(MatrixShape::Eight)

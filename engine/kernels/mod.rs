@@ -146,10 +146,10 @@ impl Tier {
         Self { coop: self.coop.map(|shape| offered.coop.unwrap_or(shape)), ..self }
     }
 
-    /// Returns the workgroup memory that kernels may take: WebGPU's default, and twice as much on matrix units of
-    /// 16 x 16.
+    /// Returns the workgroup memory that kernels may take: WebGPU's default, and twice as much on matrix units, beside
+    /// which every device has it.
     pub fn workgroup_bytes(self) -> u32 {
-        if self.coop == Some(MatrixShape::Sixteen) { 32 << 10 } else { 16 << 10 }
+        if self.coop.is_some() { 32 << 10 } else { 16 << 10 }
     }
 
     /// Returns the reductions over a workgroup (`Invocation`, `reduce_add`, `reduce_max`): a barrier

@@ -10,9 +10,6 @@ use super::{
 use crate::quant::Format;
 use crate::tensor::{TensorId, Tensors};
 
-/// Bytes of workgroup memory that WebGPU has everywhere.
-const MEMORY: u32 = 16 << 10;
-
 /// Workgroups that occupy a large GPU: tiles are no larger than leaves as many, where there are.
 const OCCUPIED: usize = 256;
 
@@ -48,17 +45,8 @@ struct Tile {
     groups: u32,
     /// Rows of the weight.
     rows: u32,
-    /// Columns that are staged at once.
-    step: u32,
     /// Invocations of a workgroup.
     wg: u32,
-}
-
-impl Tile {
-    /// Whether workgroup memory holds the staged columns of its tokens and rows.
-    fn fits(self) -> bool {
-        4 * self.step * (8 * self.groups + self.rows) <= MEMORY
-    }
 }
 
 impl Tiles {
@@ -94,15 +82,13 @@ impl Tiles {
         }
     }
 
-    /// Returns what may be tuned: the groups of 8 tokens and the rows of a tile; the columns staged at once, in f32;
-    /// and the invocations, where subgroups multiply matrices.
+    /// Returns what may be tuned: the groups of 8 tokens and the rows of a tile, and where subgroups multiply matrices the
+    /// invocations.
     pub fn tunables(&self) -> Vec<Tunable> {
-        let Tile { groups, rows, step, wg } = self.default_tile();
-        let steps = if self.cols.is_multiple_of(64) { vec![32, 64] } else { vec![32] };
+        let Tile { groups, rows, wg } = self.default_tile();
         let mut tunables = vec![
             Tunable { name: "GROUPS", default: groups, values: vec![1, 2, 3, 4, 8] },
             Tunable { name: "ROWS", default: rows, values: vec![32, 64] },
-            Tunable { name: "STEP", default: step, values: steps },
         ];
         if self.way(Tier::COOP) != Way::F32 {
             tunables.push(Tunable { name: "WG", default: wg, values: vec![128, 256] });
@@ -121,8 +107,9 @@ impl Tiles {
         let few = dim(groups.min(4));
         let most = if groups > 4 { 8 } else { few };
         let leaves = |&(groups, rows): &(u32, u32)| self.groups_of(groups, rows) >= OCCUPIED;
-        let (groups, rows) = [(most, 64), (most, 32)].into_iter().find(leaves).unwrap_or((few, 32));
-        Tile { groups, rows, step: 32, wg: 128 }
+        let sizes = [(most, 64), (few, 64), (most, 32)];
+        let (groups, rows) = sizes.into_iter().find(leaves).unwrap_or((few, 32));
+        Tile { groups, rows, wg: 128 }
     }
 
     /// The workgroups that tiles of so many groups and rows take.
@@ -133,20 +120,17 @@ impl Tiles {
     /// The tile as chosen.
     fn chosen(&self, choice: &Choice) -> Tile {
         let tunables = self.tunables();
-        let [groups, rows, step] = [0, 1, 2].map(|n| choice.of(&tunables[n]));
-        let wg = tunables.get(3).map_or(self.default_tile().wg, |tunable| choice.of(tunable));
-        Tile { groups, rows, step, wg }
+        let [groups, rows] = [0, 1].map(|n| choice.of(&tunables[n]));
+        let wg = tunables.get(2).map_or(self.default_tile().wg, |tunable| choice.of(tunable));
+        Tile { groups, rows, wg }
     }
 
-    /// The same, of what its way knows: with as many columns at once as fit in f32, and 32 or 64 tokens
-    /// on matrix units.
+    /// The same, of what its way knows: 32 or 64 tokens on matrix units.
     fn tile(&self, tier: Tier, choice: &Choice) -> Tile {
-        let Tile { step, wg, .. } = self.default_tile();
         let tile = self.chosen(choice);
         match self.way(tier) {
-            Way::F32 if tile.fits() => Tile { wg, ..tile },
-            Way::F32 | Way::Int8 => Tile { step, wg, ..tile },
-            Way::Coop(_) => Tile { groups: if tile.groups > 4 { 8 } else { 4 }, step, ..tile },
+            Way::F32 | Way::Int8 => Tile { wg: self.default_tile().wg, ..tile },
+            Way::Coop(_) => Tile { groups: if tile.groups > 4 { 8 } else { 4 }, ..tile },
         }
     }
 
@@ -205,12 +189,8 @@ impl Tiles {
 
     /// Returns the values of the shader's `override` declarations.
     pub fn overrides(&self, tier: Tier, choice: &Choice) -> Vec<(&'static str, f64)> {
-        let Tile { groups, rows, step, wg } = self.tile(tier, choice);
-        let own = match self.way(tier) {
-            Way::F32 => Some(("STEP", step)),
-            Way::Int8 => None,
-            Way::Coop(_) => Some(("WG", wg)),
-        };
+        let Tile { groups, rows, wg } = self.tile(tier, choice);
+        let own = matches!(self.way(tier), Way::Coop(_)).then_some(("WG", wg));
         let both = [("GROUPS", groups), ("ROWS", rows)];
         both.into_iter().chain(own).map(|(name, value)| (name, f64::from(value))).collect()
     }

@@ -2,21 +2,34 @@
 // The T of a load or a store is naga's word for row-major (RowMajorKHR in SPIR-V): the element of row r and column c
 // at `r * stride + c`. Without it matrices are column-major, at `c * stride + r`. coop_8.wgsl has the same names.
 // They are the only text that names cooperative matrices: tests/emulate/coop.wgsl takes their place in tests.
+// Vectors are staged whole, in a quarter of the stores: strides and places are counted in them.
 
 enable wgpu_cooperative_matrix;
+
+// Both are written by all and read by all.
+var<workgroup> x_tile: array<vec4<f16>, TOKENS * PITCH / 4u>; // [TOKENS, PITCH]
+var<workgroup> w_tile: array<vec4<f16>, ROWS * PITCH / 4u>; // [ROWS, PITCH]
 
 alias MatrixX = coop_mat16x16<f16, A>; // tokens x columns
 alias MatrixW = coop_mat16x16<f16, B>; // columns x rows of the weight
 alias MatrixSum = coop_mat16x16<f32, C>; // tokens x rows of the weight
 
+fn put_x(at: u32, v: vec4<f16>) {
+    x_tile[at / 4u] = v;
+}
+
+fn put_w(at: u32, v: vec4<f16>) {
+    w_tile[at / 4u] = v;
+}
+
 // x_tile is [tokens, PITCH]: row-major.
 fn load_x(at: u32) -> MatrixX {
-    return coopLoadT<coop_mat16x16<f16, A>>(&x_tile[at], PITCH);
+    return coopLoadT<coop_mat16x16<f16, A>>(&x_tile[at / 4u], PITCH / 4u);
 }
 
 // w_tile is [rows, PITCH] and the matrix its transpose: column-major.
 fn load_w(at: u32) -> MatrixW {
-    return coopLoad<coop_mat16x16<f16, B>>(&w_tile[at], PITCH);
+    return coopLoad<coop_mat16x16<f16, B>>(&w_tile[at / 4u], PITCH / 4u);
 }
 
 fn multiply_add(x: MatrixX, w: MatrixW, sum: MatrixSum) -> MatrixSum {

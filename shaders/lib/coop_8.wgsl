@@ -5,9 +5,27 @@
 
 enable wgpu_cooperative_matrix;
 
+// Both are written by all and read by all. MSL loads matrices from scalars.
+var<workgroup> x_tile: array<f16, TOKENS * PITCH>; // [TOKENS, PITCH]
+var<workgroup> w_tile: array<f16, ROWS * PITCH>; // [ROWS, PITCH]
+
 alias MatrixX = coop_mat8x8<f16, A>; // tokens x columns
 alias MatrixW = coop_mat8x8<f16, B>; // columns x rows of the weight
 alias MatrixSum = coop_mat8x8<f32, C>; // tokens x rows of the weight
+
+fn put_x(at: u32, v: vec4<f16>) {
+    x_tile[at] = v.x;
+    x_tile[at + 1u] = v.y;
+    x_tile[at + 2u] = v.z;
+    x_tile[at + 3u] = v.w;
+}
+
+fn put_w(at: u32, v: vec4<f16>) {
+    w_tile[at] = v.x;
+    w_tile[at + 1u] = v.y;
+    w_tile[at + 2u] = v.z;
+    w_tile[at + 3u] = v.w;
+}
 
 // x_tile is [tokens, PITCH]: row-major.
 fn load_x(at: u32) -> MatrixX {

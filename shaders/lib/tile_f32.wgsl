@@ -9,7 +9,7 @@
 // registers: neighbours store together. STEP columns are staged at once, so a weight is dequantized once for
 // the tile, between two barriers. For four columns GROUPS + ROWS / 8 vector loads from workgroup memory feed
 // GROUPS * ROWS / 2 multiply-adds of an invocation: 10.7 for a load with 8 groups and 32 rows, 16 with 64.
-// A tile of GROUPS = 8, ROWS = 64, STEP = 32 takes all of the 16 KiB, one of 4, 32, 32 a half. Row r keeps its
+// A tile of GROUPS = 8, ROWS = 64 takes all of the 16 KiB, one of 4, 32 a half. Row r keeps its
 // vectors in places c ^ r % 8, so that 8 rows' vectors c lie in 8 different banks and no padding is needed.
 // No GPU has measured it yet. On llvmpipe [1920, 1280] q8_0 for 32 tokens takes as long as with padded rows, within
 // the spread; 64 tokens of [256 -> 8192] q8_0 took 54 ms of processor time with 4 groups and 40 ms with 8, 32 rows.
@@ -18,10 +18,10 @@
 
 override GROUPS: u32 = 4; // groups of 8 tokens in a tile: 1, 2, 3, 4 or 8
 override ROWS: u32 = 32; // of the weight in a tile: 32 or 64
-override STEP: u32 = 32; // columns that are staged at once: 32 or 64
 
-override VECTORS: u32 = STEP / 4u; // of a staged row
-override CHUNKS: u32 = STEP / 16u; // of a staged row
+const STEP = 32u; // columns that are staged at once
+const VECTORS = 8u; // of a staged row
+const CHUNKS = 2u; // of a staged row
 
 // Both are written by all and read by all; x_tile, at the end, holds each invocation's squares.
 var<workgroup> x_tile: array<vec4<f32>, 8u * GROUPS * VECTORS>;
@@ -64,33 +64,100 @@ fn columns(j: u32, c: u32) -> Weights {
     return Weights(columns4(first), mat4x4<f32>());
 }
 
-fn stage_weights(tile: u32, step: u32, i: u32) {
-    for (var n = i; n < ROWS * CHUNKS; n += 64u) {
-        let place = n / CHUNKS;
-        let chunk = n % CHUNKS;
-        let w = weight16(weight_row(tile, place), step * CHUNKS + chunk, params.cols);
-        let row = place * VECTORS;
-        let c = 4u * chunk;
-        let skew = place % 8u;
-        w_tile[row + (c ^ skew)] = w.a;
-        w_tile[row + ((c + 1u) ^ skew)] = w.b;
-        w_tile[row + ((c + 2u) ^ skew)] = w.c;
-        w_tile[row + ((c + 3u) ^ skew)] = w.d;
-    }
+// What invocation i stages of a step, as it was loaded: vector j of the tokens k, k + 8, ..., its gains, and chunk i % 2
+// of the rows i / 2 and 32 + i / 2 of the weight.
+struct Share {
+    x0: vec4<f32>,
+    x1: vec4<f32>,
+    x2: vec4<f32>,
+    x3: vec4<f32>,
+    x4: vec4<f32>,
+    x5: vec4<f32>,
+    x6: vec4<f32>,
+    x7: vec4<f32>,
+    gain: vec4<f32>,
+    low: Piece,
+    high: Piece,
 }
 
-// Stages what invocation i takes of the token of its group a: vectors j, j + 8, ... of each row, so that they are the
-// same whatever STEP is. Returns the sum of squares so far.
-fn stage_token(first: u32, a: u32, step: u32, i: u32, squares: f32) -> f32 {
-    let k = i / 8u;
-    let row = x_row(first + 8u * a + k) * (params.cols / 4u);
-    var sum = squares;
-    for (var c = i % 8u; c < VECTORS; c += 8u) {
-        let v = x[row + step * VECTORS + c];
-        x_tile[(8u * a + k) * VECTORS + (c ^ k)] = v * gains(step * VECTORS + c);
-        sum = add_squares(v, sum);
+fn load_share(first: u32, tile: u32, step: u32, i: u32) -> Share {
+    var share = Share();
+    let vector = step * VECTORS + i % 8u;
+    let stride = params.cols / 4u;
+    let token = first + i / 8u;
+    share.gain = gains(vector);
+    share.x0 = x[x_row(token) * stride + vector];
+    if GROUPS > 1u {
+        share.x1 = x[x_row(token + 8u) * stride + vector];
     }
-    return sum;
+    if GROUPS > 2u {
+        share.x2 = x[x_row(token + 16u) * stride + vector];
+    }
+    if GROUPS > 3u {
+        share.x3 = x[x_row(token + 24u) * stride + vector];
+    }
+    if GROUPS > 4u {
+        share.x4 = x[x_row(token + 32u) * stride + vector];
+        share.x5 = x[x_row(token + 40u) * stride + vector];
+        share.x6 = x[x_row(token + 48u) * stride + vector];
+        share.x7 = x[x_row(token + 56u) * stride + vector];
+    }
+    let at = (step * CHUNKS + i % CHUNKS) / PARTS;
+    share.low = piece(weight_row(tile, i / CHUNKS), at, params.cols);
+    if ROWS > 32u {
+        share.high = piece(weight_row(tile, 32u + i / CHUNKS), at, params.cols);
+    }
+    return share;
+}
+
+// Stages a chunk of the row at a place.
+fn put_weights(place: u32, chunk: u32, w: Weight16) {
+    let row = place * VECTORS;
+    let c = 4u * chunk;
+    let skew = place % 8u;
+    w_tile[row + (c ^ skew)] = w.a;
+    w_tile[row + ((c + 1u) ^ skew)] = w.b;
+    w_tile[row + ((c + 2u) ^ skew)] = w.c;
+    w_tile[row + ((c + 3u) ^ skew)] = w.d;
+}
+
+// Stages a vector of the token of group a. Returns the sum of its squares so far.
+fn put_token(a: u32, i: u32, v: vec4<f32>, gain: vec4<f32>, squares: f32) -> f32 {
+    let k = i / 8u;
+    x_tile[(8u * a + k) * VECTORS + ((i % 8u) ^ k)] = v * gain;
+    return add_squares(v, squares);
+}
+
+// The squares of groups 0 to 3 and 4 to 7.
+struct Squares {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+fn put_share(share: Share, i: u32, before: Squares) -> Squares {
+    var squares = before;
+    squares.low.x = put_token(0u, i, share.x0, share.gain, squares.low.x);
+    if GROUPS > 1u {
+        squares.low.y = put_token(1u, i, share.x1, share.gain, squares.low.y);
+    }
+    if GROUPS > 2u {
+        squares.low.z = put_token(2u, i, share.x2, share.gain, squares.low.z);
+    }
+    if GROUPS > 3u {
+        squares.low.w = put_token(3u, i, share.x3, share.gain, squares.low.w);
+    }
+    if GROUPS > 4u {
+        squares.high.x = put_token(4u, i, share.x4, share.gain, squares.high.x);
+        squares.high.y = put_token(5u, i, share.x5, share.gain, squares.high.y);
+        squares.high.z = put_token(6u, i, share.x6, share.gain, squares.high.z);
+        squares.high.w = put_token(7u, i, share.x7, share.gain, squares.high.w);
+    }
+    let chunk = i % CHUNKS;
+    put_weights(i / CHUNKS, chunk, part16(share.low, chunk % PARTS));
+    if ROWS > 32u {
+        put_weights(32u + i / CHUNKS, chunk, part16(share.high, chunk % PARTS));
+    }
+    return squares;
 }
 
 fn put(token: u32, tile: u32, j: u32, sums: Rows, scale: f32) {
@@ -117,27 +184,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first = group.x * GROUPS * 8u;
     let tile = group.y;
     var sums = Sums();
-    var low = vec4<f32>(); // squares of groups 0 to 3
-    var high = vec4<f32>(); // and 4 to 7
-    for (var step = 0u; step < params.cols / STEP; step++) {
-        stage_weights(tile, step, i);
-        low.x = stage_token(first, 0u, step, i, low.x);
-        if GROUPS > 1u {
-            low.y = stage_token(first, 1u, step, i, low.y);
-        }
-        if GROUPS > 2u {
-            low.z = stage_token(first, 2u, step, i, low.z);
-        }
-        if GROUPS > 3u {
-            low.w = stage_token(first, 3u, step, i, low.w);
-        }
-        if GROUPS > 4u {
-            high.x = stage_token(first, 4u, step, i, high.x);
-            high.y = stage_token(first, 5u, step, i, high.y);
-            high.z = stage_token(first, 6u, step, i, high.z);
-            high.w = stage_token(first, 7u, step, i, high.w);
-        }
+    var squares = Squares();
+    let steps = params.cols / STEP;
+    var share = load_share(first, tile, 0u, i);
+    for (var step = 0u; step < steps; step++) {
+        squares = put_share(share, i, squares);
         workgroupBarrier();
+        // Arrives while the staged columns are multiplied; behind the last step, once more what is there.
+        share = load_share(first, tile, min(step + 1u, steps - 1u), i);
         for (var c = 0u; c < VECTORS; c++) {
             let w = columns(j, c);
             let at = k * VECTORS + (c ^ k);
@@ -160,6 +214,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
     }
+    var low = squares.low;
+    var high = squares.high;
     // The eight invocations of a token add up its squares, in one order.
     if NORMED {
         x_tile[i] = low;

@@ -6,7 +6,10 @@
 
 const PARTS = 1u; // of 16 values in a piece
 
-alias Piece = Weight16;
+struct Piece {
+    low: vec4<u32>,
+    high: vec4<u32>,
+}
 
 struct Weight16 {
     a: vec4<f32>,
@@ -15,24 +18,23 @@ struct Weight16 {
     d: vec4<f32>,
 }
 
-// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
-fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
-    let at = row * (cols / 8u) + chunk * 2u;
-    let low = weights[at];
-    let high = weights[at + 1u];
+// Values 16 * at .. 16 * at + 16 of a row of `cols` values, as they are stored.
+fn piece(row: u32, at: u32, cols: u32) -> Piece {
+    let first = row * (cols / 8u) + at * 2u;
+    return Piece(weights[first], weights[first + 1u]);
+}
+
+// All of a piece.
+fn part16(piece: Piece, part: u32) -> Weight16 {
     return Weight16(
-        vec4<f32>(unpack2x16float(low.x), unpack2x16float(low.y)),
-        vec4<f32>(unpack2x16float(low.z), unpack2x16float(low.w)),
-        vec4<f32>(unpack2x16float(high.x), unpack2x16float(high.y)),
-        vec4<f32>(unpack2x16float(high.z), unpack2x16float(high.w)),
+        vec4<f32>(unpack2x16float(piece.low.x), unpack2x16float(piece.low.y)),
+        vec4<f32>(unpack2x16float(piece.low.z), unpack2x16float(piece.low.w)),
+        vec4<f32>(unpack2x16float(piece.high.x), unpack2x16float(piece.high.y)),
+        vec4<f32>(unpack2x16float(piece.high.z), unpack2x16float(piece.high.w)),
     );
 }
 
-// The same, for loops over pieces of 16 bytes or more.
-fn piece(row: u32, at: u32, cols: u32) -> Piece {
-    return weight16(row, at, cols);
-}
-
-fn part16(piece: Piece, part: u32) -> Weight16 {
-    return piece;
+// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
+fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
+    return part16(piece(row, chunk, cols), 0u);
 }

@@ -6,7 +6,10 @@
 
 const PARTS = 1u; // of 16 values in a piece
 
-alias Piece = Weight16;
+struct Piece {
+    words: vec4<u32>,
+    scale: f32,
+}
 
 struct Weight16 {
     a: vec4<f32>,
@@ -15,25 +18,24 @@ struct Weight16 {
     d: vec4<f32>,
 }
 
-// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
-fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
-    let words = quants[row * (cols / 16u) + chunk];
-    let block = chunk / 2u;
+// Values 16 * at .. 16 * at + 16 of a row of `cols` values, as they are stored.
+fn piece(row: u32, at: u32, cols: u32) -> Piece {
+    let block = at / 2u;
     let pair = unpack2x16float(scales[row * ((cols + 32u) / 64u) + block / 2u]);
-    let scale = select(pair.x, pair.y, (block & 1u) == 1u);
+    return Piece(quants[row * (cols / 16u) + at], select(pair.x, pair.y, (block & 1u) == 1u));
+}
+
+// All of a piece.
+fn part16(piece: Piece, part: u32) -> Weight16 {
     return Weight16(
-        vec4<f32>(unpack4xI8(words.x)) * scale,
-        vec4<f32>(unpack4xI8(words.y)) * scale,
-        vec4<f32>(unpack4xI8(words.z)) * scale,
-        vec4<f32>(unpack4xI8(words.w)) * scale,
+        vec4<f32>(unpack4xI8(piece.words.x)) * piece.scale,
+        vec4<f32>(unpack4xI8(piece.words.y)) * piece.scale,
+        vec4<f32>(unpack4xI8(piece.words.z)) * piece.scale,
+        vec4<f32>(unpack4xI8(piece.words.w)) * piece.scale,
     );
 }
 
-// The same, for loops over pieces of 16 bytes or more.
-fn piece(row: u32, at: u32, cols: u32) -> Piece {
-    return weight16(row, at, cols);
-}
-
-fn part16(piece: Piece, part: u32) -> Weight16 {
-    return piece;
+// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
+fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
+    return part16(piece(row, chunk, cols), 0u);
 }

@@ -9,6 +9,9 @@ const SHARE = SIDE * SIDE / LANES; // elements of a matrix that an invocation ha
 
 var<private> lane: u32;
 
+var<workgroup> x_tile: array<f16, TOKENS * PITCH>; // [TOKENS, PITCH]
+var<workgroup> w_tile: array<f16, ROWS * PITCH>; // [ROWS, PITCH]
+
 struct MatrixX {
     at: u32,
 }
@@ -19,6 +22,18 @@ struct MatrixW {
 
 struct MatrixSum {
     share: vec4<f32>, // as many as there are
+}
+
+fn put_x(at: u32, v: vec4<f16>) {
+    for (var n = 0u; n < 4u; n++) {
+        x_tile[at + n] = v[n];
+    }
+}
+
+fn put_w(at: u32, v: vec4<f16>) {
+    for (var n = 0u; n < 4u; n++) {
+        w_tile[at + n] = v[n];
+    }
 }
 
 fn load_x(at: u32) -> MatrixX {
