@@ -121,7 +121,7 @@ impl Tier {
     /// With `f16` and subgroup operations.
     pub const SUBGROUP: Self = Self { subgroup: true, ..Self::F16 };
     /// With `f16`, subgroup operations and cooperative matrices of 16 x 16: used only where it is asked for,
-    /// because rounded factors change results beyond what sums in another order do, and no card has measured it.
+    /// and on NVIDIA, where it was measured: rounded factors change results beyond what sums in another order do.
     pub const COOP: Self = Self { coop: Some(MatrixShape::Sixteen), ..Self::SUBGROUP };
     /// The same with matrices of 8 x 8.
     pub const COOP_EIGHT: Self = Self { coop: Some(MatrixShape::Eight), ..Self::SUBGROUP };

@@ -7,7 +7,8 @@
 // products_f32.wgsl defines the same names.
 // On llvmpipe, which takes dot4I8Packed apart, slower than f32, best of three turns each: [1152, 1280] 2.3
 // times in q8_0 and q4_0, gate and up of [768, 1280] 2.1 and 2.3, [1280, 5120] 2.4 and 2.6, the head 2.2; a
-// token of the 270M 2.3 and 2.1. No GPU has measured it yet: the tier is used where it is asked for.
+// token of the 270M 2.3 and 2.1. On an H200, 270M, q4_0, 1493 tokens/s against 1457 in f32: latency
+// bounds both. The tier is used where it is asked for.
 
 const COLUMNS = 32u;
 const PARTS = 1u; // a piece is a block

@@ -11,8 +11,10 @@
 // GROUPS * ROWS / 2 multiply-adds of an invocation: 10.7 for a load with 8 groups and 32 rows, 16 with 64.
 // A tile of GROUPS = 8, ROWS = 64 takes all of the 16 KiB, one of 4, 32 a half. Row r keeps its
 // vectors in places c ^ r % 8, so that 8 rows' vectors c lie in 8 different banks and no padding is needed.
-// No GPU has measured it yet. On llvmpipe [1920, 1280] q8_0 for 32 tokens takes as long as with padded rows, within
-// the spread; 64 tokens of [256 -> 8192] q8_0 took 54 ms of processor time with 4 groups and 40 ms with 8, 32 rows.
+// What a step stages is loaded into registers during the one before. On an H200, prompts of 512, q4_0: the 270M goes from
+// 38.0 to 43.5 thousand tokens/s by that, and [2 x 3072, 1280] makes 29 TFLOP/s of 63. On llvmpipe it costs 2 %. There
+// [1920, 1280] q8_0 for 32 tokens takes as long as with padded rows, within the spread; 64 tokens of [256 -> 8192] q8_0
+// took 54 ms of processor time with 4 groups and 40 ms with 8, 32 rows.
 // A sum is added up column by column whatever the tunables are: a token's bits do not depend on them, nor on
 // other tokens.
 

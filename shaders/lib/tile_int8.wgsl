@@ -15,7 +15,8 @@
 // A sum is added up block by block whatever the tunables are: a token's bits do not depend on them, nor on other
 // tokens.
 // On llvmpipe, 32 tokens, [768 -> 1280], in two turns beside other work: 0.61 and 0.82 of the time of f32 in q8_0, 0.58
-// and 0.46 in q4_0. No GPU has measured it: the tier is used where it is asked for.
+// and 0.46 in q4_0. On an H200, prompts of 512, q4_0: the 270M 54 thousand tokens/s against 42 in f32, the 1.1B 15.3 against
+// 12.7, half of what matrix units make. The tier is used where it is asked for.
 
 override GROUPS: u32 = 4; // groups of 8 tokens in a tile: 1, 2, 3, 4 or 8
 override ROWS: u32 = 32; // of the weight in a tile: 32 or 64
