@@ -209,7 +209,7 @@ fn tokens_are_scored_where_a_sequence_asks_for_it() {
 
 #[test]
 fn a_long_prompt_is_read_chunk_by_chunk_while_others_decode() {
-    let Some(model) = demo(LoadOptions { prefill_chunk: 16, ..LoadOptions::default() }) else { return };
+    let Some(model) = demo(LoadOptions { prefill_chunk: Some(16), ..LoadOptions::default() }) else { return };
     let mut batch = model.batch(3, Some(CONTEXT)).unwrap();
     let short = batch.join(&prompt(1), SequenceOptions::default()).unwrap();
     // Three chunks, of which the first is submitted by the first step.

@@ -322,7 +322,7 @@ fn what_is_tuned_holds_for_guesses_and_batches_too() {
 #[test]
 fn guesses_need_no_large_chunk() {
     let Some(gpu) = common::gpu() else { return };
-    let options = LoadOptions { prefill_chunk: 1, ..LoadOptions::default() };
+    let options = LoadOptions { prefill_chunk: Some(1), ..LoadOptions::default() };
     let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap();
     let plain = by_hand(&model, 40);
     let mut session = session(&model);

@@ -143,7 +143,7 @@ fn fable_perplexity_equals_its_golden_in_bf16_q8_0_and_q4_0() {
     let corpus = ids(&golden["corpus_token_ids_8192"]);
     let bf16 = golden["corpus_perplexity"]["perplexity"].as_f64().unwrap();
     for (format, expected) in [(Format::Bf16, bf16), (Format::Q8_0, 1.18003), (Format::Q4_0, 1.20319)] {
-        let options = LoadOptions { format: Some(format), prefill_chunk: 256, ..exact() };
+        let options = LoadOptions { format: Some(format), prefill_chunk: Some(256), ..exact() };
         let Some(model) = load(&Checkpoint::demo().unwrap(), options) else { return };
         let mut session = model.session(Some(256)).unwrap();
         let mut scores = Vec::new();
@@ -261,7 +261,7 @@ fn every_way_to_run_a_prompt_agrees() {
         assert!(error <= 1e-10, "{what}: NMSE {error:e}");
     };
     for chunk in [1, 2, 7, 20] {
-        check(&format!("chunks of {chunk}"), LoadOptions { prefill_chunk: chunk, ..exact() });
+        check(&format!("chunks of {chunk}"), LoadOptions { prefill_chunk: Some(chunk), ..exact() });
     }
     for rule in Rule::ALL {
         let fusion = Fusion::all().without(&rule.to_string()).unwrap();

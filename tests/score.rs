@@ -136,7 +136,8 @@ fn a_score_is_the_same_bit_for_bit_alone_and_among_others_in_any_order() {
 
 #[test]
 fn keys_that_workgroups_share_and_small_chunks_change_nothing_beside_them() {
-    let options = |prefill_chunk| LoadOptions { prefill_chunk, splits: Some(3), ..LoadOptions::default() };
+    let options =
+        |chunk| LoadOptions { prefill_chunk: Some(chunk), splits: Some(3), ..LoadOptions::default() };
     let Some(model) = demo(options(128)) else { return };
     let requests = [scoring(1, 900, 760, 1), scoring(2, 30, 5, 1), scoring(3, 800, 790, 0)];
     let score = |model: &Model, slots| -> Vec<Vec<TokenScore>> {

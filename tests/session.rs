@@ -313,7 +313,7 @@ fn a_vocabulary_of_any_size_runs() {
 fn prefill_chunks_out_of_range_are_refused() {
     for prefill_chunk in [0, 4097, usize::MAX] {
         let Some(gpu) = common::gpu() else { return };
-        let options = LoadOptions { prefill_chunk, ..LoadOptions::default() };
+        let options = LoadOptions { prefill_chunk: Some(prefill_chunk), ..LoadOptions::default() };
         let message =
             Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap_err().to_string();
         assert!(message.contains(&prefill_chunk.to_string()) && message.contains("4096"), "{message}");

@@ -147,7 +147,7 @@ fn a_search_tries_every_value_and_leaves_the_device_untuned() {
 fn tuned_values_change_overrides_and_no_logits() {
     let Some(gpu) = common::gpu() else { return };
     let checkpoint = Checkpoint::source("synthetic:micro").unwrap();
-    let options = || LoadOptions { prefill_chunk: 24, ..LoadOptions::default() };
+    let options = || LoadOptions { prefill_chunk: Some(24), ..LoadOptions::default() };
     let cases = steps::cases(&checkpoint, &gpu, &options(), 40).unwrap();
     let ids = synth::prompt(checkpoint.config().vocab_size, 40);
     let logits = |gpu: Gpu| {

@@ -188,9 +188,9 @@ struct ModelArgs {
     /// Workgroups that share the keys of a head from 768 keys on, 1 to 16 [default: 4, and 1 in software]
     #[arg(long, value_name = "N")]
     splits: Option<usize>,
-    /// Most tokens of one prefill step, 1 to 4096
-    #[arg(long, value_name = "N", default_value_t = LoadOptions::default().prefill_chunk)]
-    prefill_chunk: usize,
+    /// Most tokens of one prefill step, 1 to 4096 [default: 512 on matrix units, 128 in software, between on other GPUs]
+    #[arg(long, value_name = "N")]
+    prefill_chunk: Option<usize>,
     /// Print results only: no progress, no statistics
     #[arg(short, long)]
     quiet: bool,

@@ -58,7 +58,8 @@ pub fn run(args: &ProfileArgs) -> Result<(), Failure> {
     let ceilings =
         ceilings::measure(&args.model.tier.open(args.model.adapter.as_deref(), args.model.backend)?)?;
     let options = LoadOptions { fusion: args.rules.fusion()?, ..args.model.options() };
-    let prefill_chunk = options.prefill_chunk.max(prompt);
+    // The prompt is one step.
+    let prefill_chunk = Some(options.prefill_chunk.unwrap_or(0).max(prompt));
     let model = args.model.load_with(LoadOptions { prefill_chunk, clock: args.clock, ..options })?;
     verify::verify(&model)?;
     let environment = Environment::of(model.gpu(), COMMIT);

@@ -23,7 +23,7 @@ pub fn cases(checkpoint: &Checkpoint, gpu: &Gpu, options: &LoadOptions, prompt: 
     if prompt > context {
         return Err(Error::Input(format!("a prompt of {prompt} tokens exceeds the context of {context}")));
     }
-    let chunk = options.prefill_chunk.max(1);
+    let chunk = options.chunk(gpu, checkpoint).max(1);
     let mut steps = vec![1, prompt.min(chunk), prompt % chunk];
     steps.retain(|&tokens| tokens > 0);
     steps.sort_unstable();

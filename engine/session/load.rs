@@ -37,6 +37,8 @@ const MAX_SPLITS: usize = 16;
 
 /// Most tokens of one prefill step.
 const MAX_CHUNK: usize = 4096;
+/// Operations of one prefill step without matrix units: a second of a GPU that does 10^12 of them.
+const STEP_FLOPS: u64 = 1_000_000_000_000;
 
 /// Called with the bytes on the device so far and in the end.
 pub type Progress = Box<dyn Fn(u64, u64) + Send + Sync>;
@@ -116,6 +118,7 @@ impl FromStr for KvFormat {
 }
 
 /// How a model is loaded.
+#[derive(Default)]
 pub struct LoadOptions {
     /// Format of the weight matrices; without one, as the checkpoint stores them.
     pub format: Option<Format>,
@@ -131,8 +134,9 @@ pub struct LoadOptions {
     pub fusion: Fusion,
     /// Files that stand in for built-in shaders.
     pub shaders: Shaders,
-    /// Most tokens of one prefill step, 1 to 4096.
-    pub prefill_chunk: usize,
+    /// Most tokens of one prefill step, 1 to 4096; without a number 512 on matrix units, 128 on a software adapter, and
+    /// on other GPUs between, the fewer the larger the model is.
+    pub prefill_chunk: Option<usize>,
     /// Workgroups that share the keys of a head when a few rows attend to many keys
     /// ([`SPLIT_KEYS`](crate::kernels::SPLIT_KEYS)), 1 to 16, for one more dispatch a layer; without a number 4 on a GPU and 1 on
     /// a software adapter.
@@ -149,24 +153,16 @@ pub struct LoadOptions {
     pub progress: Option<Progress>,
 }
 
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self {
-            format: None,
-            kv: KvFormat::default(),
-            adapter: None,
-            backend: None,
-            tier: None,
-            fusion: Fusion::all(),
-            shaders: Shaders::default(),
-            // 128 rows fill a GPU and keep one step of the 3B far from driver time-outs.
-            prefill_chunk: 128,
-            splits: None,
-            pipelines: None,
-            max_binding_bytes: None,
-            clock: None,
-            progress: None,
-        }
+impl LoadOptions {
+    /// Returns the most tokens of one prefill step. Without a number as many as fill a large GPU, but without matrix units
+    /// few enough to keep a step of a slow one far from the 2 s that drivers allow.
+    pub(crate) fn chunk(&self, gpu: &Gpu, checkpoint: &Checkpoint) -> usize {
+        let affordable = (STEP_FLOPS / (2 * checkpoint.parameters().max(1))).next_power_of_two() / 2;
+        self.prefill_chunk.unwrap_or(match gpu.summary() {
+            summary if summary.software => 128,
+            summary if summary.tier.coop.is_some() => 512,
+            _ => (affordable as usize).clamp(128, 512),
+        })
     }
 }
 
@@ -174,7 +170,7 @@ impl fmt::Debug for LoadOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { format, kv, adapter, backend, tier, fusion, prefill_chunk, max_binding_bytes, .. } = self;
         write!(f, "LoadOptions {{ {format:?}, {kv}, {adapter:?}, {backend:?}, {tier:?}, {fusion:?}, ")?;
-        write!(f, "prefill_chunk: {prefill_chunk}, max_binding_bytes: {max_binding_bytes:?} }}")
+        write!(f, "prefill_chunk: {prefill_chunk:?}, max_binding_bytes: {max_binding_bytes:?} }}")
     }
 }
 
@@ -289,7 +285,7 @@ impl Model {
     }
 
     fn on(checkpoint: &Checkpoint, gpu: Arc<Gpu>, options: LoadOptions, device: Duration) -> Result<Self> {
-        let chunk = options.prefill_chunk;
+        let chunk = options.chunk(&gpu, checkpoint);
         if chunk == 0 || chunk > MAX_CHUNK {
             return Err(Error::Input(format!(
                 "a prefill chunk of {chunk} tokens is not within 1 to {MAX_CHUNK}"

@@ -13,7 +13,7 @@ use samara::instruments::{ceilings, verify};
 use samara::kernels::MOST_TOKENS;
 use samara::model::Checkpoint;
 use samara::quant::Format;
-use samara::{Backend, Error, KvFormat, LoadOptions};
+use samara::{Backend, Error, KvFormat};
 
 use super::{COMMIT, Failure, ModelArgs, RuleArgs, ShaderArgs, TierArgs, bar, note};
 use rows::Rows;
@@ -64,9 +64,9 @@ pub struct BenchArgs {
     /// Workgroups that share the keys of a head from 768 keys on, 1 to 16 [default: 4, and 1 in software]
     #[arg(long, value_name = "N")]
     splits: Option<usize>,
-    /// Most tokens of one prefill step, 1 to 4096
-    #[arg(long, value_name = "N", default_value_t = LoadOptions::default().prefill_chunk)]
-    prefill_chunk: usize,
+    /// Most tokens of one prefill step, 1 to 4096 [default: 512 on matrix units, 128 in software, between on other GPUs]
+    #[arg(long, value_name = "N")]
+    prefill_chunk: Option<usize>,
     #[command(flatten)]
     rules: RuleArgs,
     /// Every size in every format, p 512, n 128, at depths 0 and 1536: one command for a new GPU
