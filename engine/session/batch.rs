@@ -4,7 +4,7 @@
 //! others it shares steps with. (On an adapter whose subgroups have several sizes a driver may choose one for each
 //! pipeline, and the last bits of a sum with it.)
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::model::openelm::{Logits, Sampling, StepShape};
 use crate::sampler::Sampler;
 use crate::session::Session;
 use crate::session::load::{Inner, Model};
+use crate::session::prompts::{First, Prompt, Prompts};
 use crate::session::scores::{MAX_TOP, Scores, TokenScore};
 use crate::session::step::{self, Bound};
 
@@ -81,8 +82,6 @@ pub struct Decoded {
 #[derive(Debug)]
 pub struct BatchSession {
     model: Arc<Inner>,
-    /// Reads prompts; what it caches is copied to the slot of a sequence.
-    reader: Session,
     capacity: usize,
     /// K and V of each layer, `[capacity + 1, Hkv, S, Dh]`; the last slot is for rows without a sequence.
     caches: Vec<[BufferRange; 2]>,
@@ -94,10 +93,9 @@ pub struct BatchSession {
     scores: Option<Scores>,
     built: HashMap<Key, Executor>,
     readback: Readback,
-    /// Prompts that wait for the reader or are being read, the oldest first.
-    pending: VecDeque<Pending>,
+    /// Those that are not read yet.
+    prompts: Prompts,
     sequences: Vec<Sequence>,
-    free: Vec<usize>,
     joined: u64,
     flight: Option<Flight>,
     host_time: Duration,
@@ -131,17 +129,6 @@ struct Drawing {
     last_seen: BufferRange,
     /// What each row drew.
     drawn: BufferRange,
-}
-
-/// A sequence whose prompt is not read yet.
-#[derive(Debug)]
-struct Pending {
-    id: SequenceId,
-    slot: usize,
-    options: SequenceOptions,
-    prompt: Vec<u32>,
-    /// Tokens of the prompt that were handed to the reader.
-    read: usize,
 }
 
 #[derive(Debug)]
@@ -192,22 +179,20 @@ impl BatchSession {
             scores: None,
             readback: Readback::new(gpu, rows * (4 + Scores::ROW_BYTES)),
             built: HashMap::new(),
-            pending: VecDeque::with_capacity(capacity),
+            prompts: Prompts::new(reader, capacity),
             sequences: Vec::with_capacity(capacity),
-            free: (0..capacity).rev().collect(),
             joined: 0,
             flight: None,
             host_time: Duration::ZERO,
             decoded: Vec::with_capacity(capacity),
             model: inner,
-            reader,
             capacity,
         })
     }
 
     /// Returns the number of sequences, those included whose prompts are not read yet.
     pub fn len(&self) -> usize {
-        self.sequences.len() + self.pending.len()
+        self.sequences.len() + self.prompts.len()
     }
 
     /// Tells whether there is no sequence.
@@ -217,13 +202,13 @@ impl BatchSession {
 
     /// Returns the number of sequences whose prompts are not read yet.
     pub fn reading(&self) -> usize {
-        self.pending.len()
+        self.prompts.len()
     }
 
     /// Tells whether a sequence has joined and not left, by itself or broken.
     pub fn contains(&self, id: SequenceId) -> bool {
         self.sequences.iter().any(|sequence| sequence.id == id)
-            || self.pending.iter().any(|pending| pending.id == id)
+            || self.prompts.iter().any(|prompt| prompt.id == id)
     }
 
     /// Returns the most sequences that there may be at once.
@@ -233,7 +218,7 @@ impl BatchSession {
 
     /// Returns the most tokens that a sequence may have.
     pub fn context(&self) -> usize {
-        self.reader.context()
+        self.prompts.reader.context()
     }
 
     /// Reads a prompt, and those before it that are not read yet; from the next step on its continuation is part of the
@@ -244,8 +229,8 @@ impl BatchSession {
     /// prompt that failed is no part of the batch, nor is this one.
     pub fn join(&mut self, prompt: &[u32], options: SequenceOptions) -> Result<SequenceId> {
         let id = self.enqueue(prompt, options)?;
-        while !self.pending.is_empty() {
-            if let Err(error) = self.read_on().and_then(|()| self.finish_reading()) {
+        while self.reading() > 0 {
+            if let Err(error) = self.prompts.read_on(&self.model).and_then(|()| self.finish_reading()) {
                 // It may have been this one's prompt that failed.
                 let _ = self.leave(id);
                 return Err(error);
@@ -262,10 +247,14 @@ impl BatchSession {
     /// When the batch is full, the prompt is refused as by [`Session::prefill`], more logprobs are wanted than
     /// [`MAX_TOP`], or the vocabulary is too large to be drawn from on the device; then the batch is as it was.
     pub fn enqueue(&mut self, prompt: &[u32], options: SequenceOptions) -> Result<SequenceId> {
-        let Some(&slot) = self.free.last() else {
+        let taken = |slot: &usize| {
+            self.sequences.iter().any(|sequence| sequence.slot == *slot)
+                || self.prompts.iter().any(|prompt| prompt.slot == *slot)
+        };
+        let Some(slot) = (0..self.capacity).find(|slot| !taken(slot)) else {
             return Err(Error::Input(format!("the batch is full: it holds {} sequences", self.capacity)));
         };
-        self.reader.check_behind(0, prompt)?;
+        self.prompts.reader.check_behind(0, prompt)?;
         if let Some(wanted) = options.logprobs.filter(|&wanted| wanted > MAX_TOP) {
             return Err(Error::Input(format!(
                 "{wanted} logprobs are more than {MAX_TOP}, the most there are"
@@ -277,10 +266,9 @@ impl BatchSession {
         if !options.sampler.is_greedy() {
             self.ensure_drawing()?;
         }
-        self.free.pop();
         self.joined += 1;
         let id = SequenceId(self.joined);
-        self.pending.push_back(Pending { id, slot, options, prompt: prompt.to_vec(), read: 0 });
+        self.prompts.push(id, slot, options, prompt);
         Ok(id)
     }
 
@@ -289,26 +277,23 @@ impl BatchSession {
     /// # Errors
     /// When it has left already, by itself too, as its context was full or its logits were no numbers.
     pub fn leave(&mut self, id: SequenceId) -> Result<()> {
-        let slot = if let Some(index) = self.sequences.iter().position(|sequence| sequence.id == id) {
-            self.sequences.remove(index).slot
-        } else if let Some(index) = self.pending.iter().position(|pending| pending.id == id) {
-            self.pending.remove(index).map_or(0, |pending| pending.slot)
-        } else {
+        if let Some(index) = self.sequences.iter().position(|sequence| sequence.id == id) {
+            self.sequences.remove(index);
+        } else if !self.prompts.remove(id) {
             return Err(Error::Input(format!("{id} is not part of the batch")));
-        };
-        self.free.push(slot);
+        }
         Ok(())
     }
 
     /// Takes every sequence out of the batch.
     pub fn clear(&mut self) {
-        self.free.extend(self.sequences.drain(..).map(|sequence| sequence.slot));
-        self.free.extend(self.pending.drain(..).map(|pending| pending.slot));
+        self.sequences.clear();
+        self.prompts.clear();
     }
 
     /// Returns the processor time spent so far in recording and submitting steps.
     pub fn host_time(&self) -> Duration {
-        self.host_time + self.reader.host_time()
+        self.host_time + self.prompts.reader.host_time()
     }
 
     /// Returns the next token of every sequence whose prompt is read, in the order in which they joined, and has the
@@ -322,113 +307,37 @@ impl BatchSession {
         self.receive()?;
         self.finish_reading()?;
         if let Some(index) = self.sequences.iter().position(Sequence::is_broken) {
-            let Sequence { slot, position, id, .. } = self.sequences.remove(index);
-            self.free.push(slot);
+            let Sequence { position, id, .. } = self.sequences.remove(index);
             return Err(Error::Model(format!("the logits at position {position} of {id} are no numbers")));
         }
         self.decoded.clear();
         self.decoded.extend(self.sequences.iter().map(Sequence::decoded));
         let context = self.context();
-        let free = &mut self.free;
-        self.sequences.retain(|sequence| {
-            let goes_on = sequence.position < context;
-            if !goes_on {
-                free.push(sequence.slot);
-            }
-            goes_on
-        });
+        self.sequences.retain(|sequence| sequence.position < context);
         self.submit()?;
-        self.read_on()?;
+        self.prompts.read_on(&self.model)?;
         Ok(&self.decoded)
-    }
-
-    /// Hands the next chunk of the oldest prompt to the reader, if there is one, and does not wait.
-    fn read_on(&mut self) -> Result<()> {
-        let Some(pending) = self.pending.front_mut() else { return Ok(()) };
-        if pending.read == 0 {
-            self.reader.rollback(0)?;
-        }
-        let rest = &pending.prompt[pending.read..];
-        let chunk = &rest[..rest.len().min(self.model.chunk)];
-        let logits = if chunk.len() == rest.len() { Logits::Last } else { Logits::None };
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        let read = self.reader.advance(chunk, logits, &[]);
-        pending.read += chunk.len();
-        if read.is_err() {
-            self.drop_front();
-        }
-        read
     }
 
     /// Makes the oldest prompt a sequence that decodes, if it was read whole.
     fn finish_reading(&mut self) -> Result<()> {
-        if self.pending.front().is_none_or(|pending| pending.read < pending.prompt.len()) {
+        let Some(First { prompt, token: last, score }) = self.prompts.finish(&self.model, &self.caches)?
+        else {
             return Ok(());
-        }
-        let begun = self.begin();
-        let Some(pending) = self.pending.pop_front() else { return Ok(()) };
-        match begun {
-            Ok(sequence) => self.sequences.push(sequence),
-            Err(error) => {
-                self.free.push(pending.slot);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn drop_front(&mut self) {
-        self.free.extend(self.pending.pop_front().map(|pending| pending.slot));
-    }
-
-    /// Chooses the first token behind the prompt that the reader holds, and moves what it cached to a slot.
-    fn begin(&mut self) -> Result<Sequence> {
-        let Some(Pending { id, slot, options, prompt, .. }) = self.pending.front() else {
-            unreachable!("a prompt was read")
         };
-        let SequenceOptions { sampler, logprobs } = options;
-        let last = self.reader.choose(sampler)?;
-        if last == argmax::NONE {
-            return Err(self.reader.not_finite());
-        }
-        let score = match logprobs {
-            None => None,
-            Some(wanted) => {
-                let score = self.reader.steps.score_last(&self.model, last, *wanted)?;
-                Some(score.ok_or_else(|| self.reader.not_finite())?)
-            }
-        };
+        let Prompt { id, slot, options: SequenceOptions { sampler, logprobs }, tokens, .. } = prompt;
+        let (gpu, position) = (&self.model.gpu, tokens.len());
         let draw = (!sampler.is_greedy()).then(|| sampler.options().packed());
         if let (Some(_), Some(drawing)) = (&draw, &self.drawing) {
             let vocabulary = self.model.config.vocab_size;
-            let mut seen = last_seen(prompt, vocabulary);
-            seen[last as usize] = prompt.len() as u32 + 1;
+            let mut seen = last_seen(&tokens, vocabulary);
+            seen[last as usize] = position as u32 + 1;
             let row = vocabulary as u64 * 4;
-            self.model.gpu.write(&drawing.last_seen, *slot as u64 * row, bytemuck::cast_slice(&seen));
+            gpu.write(&drawing.last_seen, slot as u64 * row, bytemuck::cast_slice(&seen));
         }
-        self.adopt(*slot, prompt.len());
-        self.model.gpu.check()?;
-        let (position, logprobs) = (prompt.len(), *logprobs);
-        Ok(Sequence { id: *id, slot: *slot, draw, logprobs, position, last, score, row: None })
-    }
-
-    /// Copies what the reader cached, the first `tokens` of every head, to a slot.
-    fn adopt(&self, slot: usize, tokens: usize) {
-        let Inner { gpu, config, kv, .. } = &*self.model;
-        let pairs = config.layers.iter().zip(self.caches.iter().zip(self.reader.steps.caches()));
-        let copies = pairs.flat_map(|(dims, (to, from))| {
-            let head = [self.context(), config.head_dim];
-            let spans = kv.spans(tokens, head, dims.kv_heads, slot);
-            to.iter().zip(from).flat_map(move |(to, from)| {
-                let range = |buffer: &BufferRange, at, bytes| buffer.slice(at, bytes);
-                spans
-                    .clone()
-                    .map(move |span| (range(from, span.from, span.bytes), range(to, span.to, span.bytes)))
-            })
-        });
-        gpu.copy(copies);
+        gpu.check()?;
+        self.sequences.push(Sequence { id, slot, draw, logprobs, position, last, score, row: None });
+        Ok(())
     }
 
     /// Takes in what the step that is under way chose.
@@ -517,7 +426,7 @@ impl BatchSession {
         let words = rows as u64 * 4;
         bound.set(step.ids, vec![self.ids.slice(0, words)]);
         bound.set(step.position, vec![self.places.slice(0, 2 * words)]);
-        bound.set(step.rope, vec![self.reader.steps.rope().clone()]);
+        bound.set(step.rope, vec![self.prompts.reader.steps.rope().clone()]);
         if let Some(logits) = step.logits {
             let bytes = words * model.config.vocab_size as u64;
             bound.set(logits, vec![self.logits.slice(0, bytes)]);

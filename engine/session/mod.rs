@@ -5,6 +5,7 @@ mod generate;
 mod inspect;
 mod load;
 mod profile;
+mod prompts;
 mod score;
 mod scores;
 mod speculate;
