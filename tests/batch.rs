@@ -177,9 +177,9 @@ fn tokens_are_scored_where_a_sequence_asks_for_it() {
     let Some(model) = demo(LoadOptions::default()) else { return };
     let mut batch = model.batch(5, Some(CONTEXT)).unwrap();
     let numbers: BTreeMap<SequenceId, usize> =
-        (0..5).map(|number| (batch.join(&prompt(number), options(number)).unwrap(), number)).collect();
+        (0..5).map(|number| (batch.enqueue(&prompt(number), options(number)).unwrap(), number)).collect();
     let mut found: BTreeMap<SequenceId, Vec<Decoded>> = BTreeMap::new();
-    for _ in 0..6 {
+    for _ in 0..7 {
         batch.step().unwrap().iter().for_each(|of| found.entry(of.sequence).or_default().push(*of));
     }
     for (id, decoded) in found {
@@ -244,6 +244,94 @@ fn a_long_prompt_is_read_chunk_by_chunk_while_others_decode() {
     batch.enqueue(&long, SequenceOptions::default()).unwrap();
     batch.clear();
     assert!(batch.is_empty() && batch.step().unwrap().is_empty());
+}
+
+#[test]
+fn prompts_that_one_step_reads_give_what_each_gives_alone() {
+    let Some(model) = demo(LoadOptions::default()) else { return };
+    let mut batch = model.batch(9, Some(CONTEXT)).unwrap();
+    let enqueue = |batch: &mut BatchSession, number| batch.enqueue(&prompt(number), options(number)).unwrap();
+    // Together they have fewer tokens than a chunk.
+    let ids: Vec<SequenceId> = (0..9).map(|number| enqueue(&mut batch, number)).collect();
+    assert!(batch.step().unwrap().is_empty());
+    // Of those that were read one leaves, and another takes its slot.
+    batch.leave(ids[4]).unwrap();
+    let last = enqueue(&mut batch, 9);
+    let mut numbers: BTreeMap<SequenceId, usize> = ids.into_iter().zip(0..).collect();
+    numbers.retain(|_, &mut number| number != 4);
+    let mut found = BTreeMap::new();
+    step(&mut batch, &mut found);
+    assert_eq!(found.keys().collect::<Vec<_>>(), numbers.keys().collect::<Vec<_>>());
+    numbers.insert(last, 9);
+    (0..8).for_each(|_| step(&mut batch, &mut found));
+    for (id, number) in numbers {
+        let tokens = &found[&id];
+        assert_eq!(tokens.len(), if number == 9 { 8 } else { 9 });
+        assert_eq!(*tokens, drawn_alone(&model, number, tokens.len()), "sequence {number}");
+    }
+}
+
+#[test]
+fn a_step_reads_prompts_in_order_and_no_more_tokens_than_a_chunk() {
+    let Some(model) = demo(LoadOptions { prefill_chunk: Some(16), ..LoadOptions::default() }) else { return };
+    let mut batch = model.batch(6, Some(CONTEXT)).unwrap();
+    let prompts =
+        [5, 9, 3, 16, 20, 2].map(|tokens| (0..tokens).map(|i| 1 + i * 37 % 1900).collect::<Vec<u32>>());
+    let ids = prompts.each_ref().map(|prompt| batch.enqueue(prompt, SequenceOptions::default()).unwrap());
+    let mut found = BTreeMap::new();
+    // They read 5 + 9, 3, 16, 16 of 20, and the other 4 + 2; what was read is told by the step behind.
+    for (reading, begun) in [(6, 0), (4, 2), (3, 3), (2, 4), (2, 4), (0, 6)] {
+        step(&mut batch, &mut found);
+        assert_eq!((batch.reading(), found.len()), (reading, begun));
+        assert!(found.keys().eq(&ids[..begun]));
+    }
+    (0..3).for_each(|_| step(&mut batch, &mut found));
+    for (prompt, id) in prompts.iter().zip(ids) {
+        let mut session = model.session(Some(CONTEXT)).unwrap();
+        session.prefill(prompt).unwrap();
+        let alone = session.generate(Sampler::greedy()).through_end().limit(found[&id].len());
+        assert_eq!(found[&id], alone.map(Result::unwrap).collect::<Vec<u32>>(), "{} tokens", prompt.len());
+    }
+}
+
+#[test]
+fn a_prompt_that_breaks_among_others_ends_alone() {
+    let Some(gpu) = common::gpu() else { return };
+    let checkpoint = Tiny::with_bad_token(64).open().unwrap();
+    let bad = checkpoint.config().vocab_size as u32 - 1;
+    let model = Model::from_checkpoint(&checkpoint, gpu, LoadOptions::default()).unwrap();
+    let mut batch = model.batch(6, None).unwrap();
+    let drawn = Sampler::new(SamplerOptions { temperature: 0.1, ..SamplerOptions::default() }).unwrap();
+    let prompts = [vec![1, 5, 9], vec![1, bad], vec![1, 30], vec![1, bad, 7], vec![bad], vec![1, 4, 4, 12]];
+    let ids: Vec<SequenceId> = (0..6)
+        .map(|number| {
+            let sampler = if number == 3 { drawn.clone() } else { Sampler::greedy() };
+            let logprobs = (number == 4).then_some(1);
+            batch.enqueue(&prompts[number], SequenceOptions { sampler, logprobs }).unwrap()
+        })
+        .collect();
+    assert!(batch.step().unwrap().is_empty());
+    // Each is told of by a step of its own, and the others get their tokens then.
+    for broken in [1, 3, 4] {
+        let message = batch.step().unwrap_err().to_string();
+        let told = format!("position {} of {}", prompts[broken].len(), ids[broken]);
+        assert!(message.contains(&told), "{message}");
+        assert!(!batch.contains(ids[broken]));
+    }
+    let mut found = BTreeMap::new();
+    (0..5).for_each(|_| step(&mut batch, &mut found));
+    assert_eq!((found.len(), batch.len()), (3, 3));
+    for number in [0, 2, 5] {
+        let mut session = model.session(None).unwrap();
+        session.prefill(&prompts[number]).unwrap();
+        let alone = session.generate(Sampler::greedy()).through_end().limit(5);
+        assert_eq!(found[&ids[number]], alone.map(Result::unwrap).collect::<Vec<u32>>());
+    }
+    // Whoever joins behind one that breaks is told so, and may try again.
+    let before = batch.enqueue(&[1, bad], SequenceOptions::default()).unwrap();
+    assert!(batch.join(&[1, 5], SequenceOptions::default()).is_err());
+    assert!(!batch.contains(before) && batch.len() == 3);
+    batch.join(&[1, 5], SequenceOptions::default()).unwrap();
 }
 
 #[test]

@@ -179,7 +179,7 @@ impl BatchSession {
             scores: None,
             readback: Readback::new(gpu, rows * (4 + Scores::ROW_BYTES)),
             built: HashMap::new(),
-            prompts: Prompts::new(reader, capacity),
+            prompts: Prompts::new(&inner, reader, capacity)?,
             sequences: Vec::with_capacity(capacity),
             joined: 0,
             flight: None,
@@ -229,19 +229,29 @@ impl BatchSession {
     /// prompt that failed is no part of the batch, nor is this one.
     pub fn join(&mut self, prompt: &[u32], options: SequenceOptions) -> Result<SequenceId> {
         let id = self.enqueue(prompt, options)?;
-        while self.reading() > 0 {
-            if let Err(error) = self.prompts.read_on(&self.model).and_then(|()| self.finish_reading()) {
-                // It may have been this one's prompt that failed.
-                let _ = self.leave(id);
-                return Err(error);
-            }
+        let read = self.read_all();
+        if read.is_err() {
+            // It may have been this one's prompt that failed.
+            let _ = self.leave(id);
         }
-        Ok(id)
+        read.map(|()| id)
     }
 
-    /// Makes room for a sequence whose prompt the following steps read, one chunk
-    /// ([`LoadOptions::prefill_chunk`](crate::LoadOptions)) each, so that no other sequence waits for more than that.
-    /// Its tokens begin when it is read; prompts are read in the order in which they came.
+    /// Reads every prompt.
+    fn read_all(&mut self) -> Result<()> {
+        loop {
+            self.finish_reading()?;
+            self.refuse_broken()?;
+            if self.reading() == 0 {
+                return Ok(());
+            }
+            self.prompts.read_on(&self.model, &self.caches)?;
+        }
+    }
+
+    /// Makes room for a sequence whose prompt the following steps read, in the order in which prompts came. A step reads
+    /// as many as together have no more tokens than a chunk ([`LoadOptions::prefill_chunk`](crate::LoadOptions)), or a
+    /// chunk of a longer one, so that no other sequence waits for more than that. Its tokens begin when it is read.
     ///
     /// # Errors
     /// When the batch is full, the prompt is refused as by [`Session::prefill`], more logprobs are wanted than
@@ -297,8 +307,8 @@ impl BatchSession {
     }
 
     /// Returns the next token of every sequence whose prompt is read, in the order in which they joined, and has the
-    /// ones after them computed meanwhile, with a chunk of the oldest prompt that is not read. The end-of-sequence token
-    /// is one like the others; a sequence leaves by itself only behind the token that its context has no room for.
+    /// ones after them computed meanwhile, and the oldest prompts read that are not. The end-of-sequence token is one like
+    /// the others; a sequence leaves by itself only behind the token that its context has no room for.
     ///
     /// # Errors
     /// When logits of a sequence are no numbers: it has left then ([`contains`](Self::contains)), and the next call
@@ -306,38 +316,40 @@ impl BatchSession {
     pub fn step(&mut self) -> Result<&[Decoded]> {
         self.receive()?;
         self.finish_reading()?;
-        if let Some(index) = self.sequences.iter().position(Sequence::is_broken) {
-            let Sequence { position, id, .. } = self.sequences.remove(index);
-            return Err(Error::Model(format!("the logits at position {position} of {id} are no numbers")));
-        }
+        self.refuse_broken()?;
         self.decoded.clear();
         self.decoded.extend(self.sequences.iter().map(Sequence::decoded));
         let context = self.context();
         self.sequences.retain(|sequence| sequence.position < context);
         self.submit()?;
-        self.prompts.read_on(&self.model)?;
+        self.prompts.read_on(&self.model, &self.caches)?;
         Ok(&self.decoded)
     }
 
-    /// Makes the oldest prompt a sequence that decodes, if it was read whole.
+    /// Makes the prompts that were read whole sequences that decode.
     fn finish_reading(&mut self) -> Result<()> {
-        let Some(First { prompt, token: last, score }) = self.prompts.finish(&self.model, &self.caches)?
-        else {
-            return Ok(());
-        };
-        let Prompt { id, slot, options: SequenceOptions { sampler, logprobs }, tokens, .. } = prompt;
-        let (gpu, position) = (&self.model.gpu, tokens.len());
-        let draw = (!sampler.is_greedy()).then(|| sampler.options().packed());
-        if let (Some(_), Some(drawing)) = (&draw, &self.drawing) {
-            let vocabulary = self.model.config.vocab_size;
-            let mut seen = last_seen(&tokens, vocabulary);
-            seen[last as usize] = position as u32 + 1;
-            let row = vocabulary as u64 * 4;
-            gpu.write(&drawing.last_seen, slot as u64 * row, bytemuck::cast_slice(&seen));
+        for First { prompt, token: last, score } in self.prompts.finish(&self.model)? {
+            let Prompt { id, slot, options: SequenceOptions { sampler, logprobs }, tokens, .. } = prompt;
+            let (vocabulary, position) = (self.model.config.vocab_size, tokens.len());
+            let draw = (!sampler.is_greedy()).then(|| sampler.options().packed());
+            if let Some(drawing) = self.drawing.as_ref().filter(|_| draw.is_some()) {
+                let mut seen = last_seen(&tokens, vocabulary);
+                if last != argmax::NONE {
+                    seen[last as usize] = position as u32 + 1;
+                }
+                let row = slot as u64 * vocabulary as u64 * 4;
+                self.model.gpu.write(&drawing.last_seen, row, bytemuck::cast_slice(&seen));
+            }
+            self.sequences.push(Sequence { id, slot, draw, logprobs, position, last, score, row: None });
         }
-        gpu.check()?;
-        self.sequences.push(Sequence { id, slot, draw, logprobs, position, last, score, row: None });
-        Ok(())
+        self.model.gpu.check()
+    }
+
+    /// Takes out a sequence that nothing can be chosen for, if there is one.
+    fn refuse_broken(&mut self) -> Result<()> {
+        let Some(index) = self.sequences.iter().position(Sequence::is_broken) else { return Ok(()) };
+        let Sequence { position, id, .. } = self.sequences.remove(index);
+        Err(Error::Model(format!("the logits at position {position} of {id} are no numbers")))
     }
 
     /// Takes in what the step that is under way chose.

@@ -151,13 +151,19 @@ impl Session {
         if sampler.is_greedy() {
             return self.next_greedy();
         }
+        self.draw(sampler)?;
+        self.steps.chosen(&self.model)
+    }
+
+    /// Has a token drawn from the logits, and does not wait.
+    fn draw(&mut self, sampler: &Sampler) -> Result<()> {
         self.require_logits()?;
         let start = ThreadTime::now();
         self.steps.draw(&self.model, &self.history, sampler)?;
         self.host_time += start.elapsed();
         // The id on the device is no longer the argmax.
         self.held = Held::Behind;
-        self.steps.chosen(&self.model)
+        Ok(())
     }
 
     /// Forgets every token from `position` on.

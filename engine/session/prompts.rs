@@ -1,15 +1,21 @@
-//! The prompts of a batch: they wait, and one sequence reads them one after the other.
+//! The prompts of a batch: they wait, and one sequence reads them, several in a step if they are short.
+//!
+//! A prompt is read in the chunks in which a sequence of its own would read it, so that what follows is the same to the
+//! last bit. Nothing waits for the device between prompts: what each left is copied away before the next one is read.
 
 use std::collections::VecDeque;
 
 use crate::error::Result;
-use crate::gpu::BufferRange;
-use crate::kernels::argmax;
+use crate::gpu::{BufferRange, Readback};
 use crate::model::openelm::Logits;
 use crate::session::Session;
 use crate::session::batch::{SequenceId, SequenceOptions};
 use crate::session::load::Inner;
-use crate::session::scores::TokenScore;
+use crate::session::scores::{Scores, TokenScore};
+use crate::session::step;
+
+/// Bytes of what a prompt leaves: the token behind it, and its scores.
+const RECORD_BYTES: u64 = 4 + Scores::ROW_BYTES;
 
 /// A prompt that is to become a sequence.
 #[derive(Debug)]
@@ -21,26 +27,41 @@ pub(super) struct Prompt {
     pub(super) tokens: Vec<u32>,
     /// Tokens that were handed to the reader.
     read: usize,
+    /// Which record is that of the token behind it, once it was read whole.
+    record: Option<usize>,
 }
 
 /// What follows a prompt.
 #[derive(Debug)]
 pub(super) struct First {
     pub(super) prompt: Prompt,
+    /// [`NONE`](crate::kernels::argmax::NONE) where logits are no numbers.
     pub(super) token: u32,
+    /// Where it is asked for, and logits are numbers.
     pub(super) score: Option<TokenScore>,
 }
 
-/// Prompts that wait for the reader or are being read, the oldest first.
+/// Prompts that wait for the reader, are being read, or whose first tokens are still on the device, the oldest first.
 #[derive(Debug)]
 pub(super) struct Prompts {
     pub(super) reader: Session,
     waiting: VecDeque<Prompt>,
+    /// What the prompts left that were read whole since the last ones were taken out, `[capacity]`.
+    records: BufferRange,
+    recorded: usize,
+    readback: Readback,
 }
 
 impl Prompts {
-    pub(super) fn new(reader: Session, capacity: usize) -> Self {
-        Self { reader, waiting: VecDeque::with_capacity(capacity) }
+    pub(super) fn new(model: &Inner, reader: Session, capacity: usize) -> Result<Self> {
+        let bytes = capacity as u64 * RECORD_BYTES;
+        Ok(Self {
+            reader,
+            waiting: VecDeque::with_capacity(capacity),
+            records: model.gpu.storage("first tokens of a batch", bytes)?,
+            recorded: 0,
+            readback: Readback::new(&model.gpu, bytes),
+        })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Prompt> {
@@ -52,7 +73,8 @@ impl Prompts {
     }
 
     pub(super) fn push(&mut self, id: SequenceId, slot: usize, options: SequenceOptions, tokens: &[u32]) {
-        self.waiting.push_back(Prompt { id, slot, options, tokens: tokens.to_vec(), read: 0 });
+        let tokens = tokens.to_vec();
+        self.waiting.push_back(Prompt { id, slot, options, tokens, read: 0, record: None });
     }
 
     /// Forgets a prompt, if it is there, and returns whether it was.
@@ -65,63 +87,101 @@ impl Prompts {
         self.waiting.clear();
     }
 
-    /// Hands the next chunk of the oldest prompt to the reader, if there is one, and does not wait. A prompt with which
-    /// the device fails is forgotten.
-    pub(super) fn read_on(&mut self, model: &Inner) -> Result<()> {
-        let Some(prompt) = self.waiting.front_mut() else { return Ok(()) };
-        if prompt.read == 0 {
-            self.reader.rollback(0)?;
-        }
-        let rest = &prompt.tokens[prompt.read..];
-        let chunk = &rest[..rest.len().min(model.chunk)];
-        let logits = if chunk.len() == rest.len() { Logits::Last } else { Logits::None };
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        let read = self.reader.advance(chunk, logits, &[]);
-        prompt.read += chunk.len();
-        if read.is_err() {
-            self.waiting.pop_front();
-        }
-        read
-    }
-
-    /// Takes out the oldest prompt, if it was read whole: chooses the token behind it, and moves what the reader cached
-    /// to its slot of `caches`. A prompt of which nothing follows is forgotten.
-    pub(super) fn finish(&mut self, model: &Inner, caches: &[[BufferRange; 2]]) -> Result<Option<First>> {
-        let Some(prompt) = self.waiting.pop_front_if(|prompt| prompt.read == prompt.tokens.len()) else {
-            return Ok(None);
-        };
-        let SequenceOptions { sampler, logprobs } = &prompt.options;
-        let token = self.reader.choose(sampler)?;
-        if token == argmax::NONE {
-            return Err(self.reader.not_finite());
-        }
-        let score = match logprobs {
-            None => None,
-            Some(wanted) => {
-                let score = self.reader.steps.score_last(model, token, *wanted)?;
-                Some(score.ok_or_else(|| self.reader.not_finite())?)
+    /// Hands the reader the next chunks of the oldest prompts, as many as together have the tokens of one, and does not
+    /// wait. Those that it read before are to be taken out. A prompt with which the device fails is forgotten.
+    pub(super) fn read_on(&mut self, model: &Inner, caches: &[[BufferRange; 2]]) -> Result<()> {
+        let (mut room, mut index) = (model.chunk, 0);
+        self.recorded = 0;
+        while let Some(prompt) = self.waiting.get(index) {
+            let tokens = (prompt.tokens.len() - prompt.read).min(model.chunk);
+            if tokens > room {
+                break;
             }
-        };
-        self.adopt(model, caches, &prompt);
-        Ok(Some(First { prompt, token, score }))
+            room -= tokens;
+            if let Err(error) = self.read_chunk(model, caches, index, tokens) {
+                self.waiting.remove(index);
+                return Err(error);
+            }
+            // Only one that was read whole makes way for the next.
+            index += usize::from(self.waiting[index].record.is_some());
+        }
+        Ok(())
     }
 
-    /// Copies what the reader cached of a prompt to its slot.
-    fn adopt(&self, model: &Inner, caches: &[[BufferRange; 2]], prompt: &Prompt) {
-        let Inner { gpu, config, kv, .. } = model;
-        let pairs = config.layers.iter().zip(caches.iter().zip(self.reader.steps.caches()));
-        let copies = pairs.flat_map(|(dims, (to, from))| {
-            let head = [self.reader.context(), config.head_dim];
-            let spans = kv.spans(prompt.tokens.len(), head, dims.kv_heads, prompt.slot);
-            to.iter().zip(from).flat_map(move |(to, from)| {
-                let range = |buffer: &BufferRange, at, bytes| buffer.slice(at, bytes);
-                spans
-                    .clone()
-                    .map(move |span| (range(from, span.from, span.bytes), range(to, span.to, span.bytes)))
-            })
-        });
-        gpu.copy(copies);
+    /// Hands the next `tokens` tokens of a prompt to the reader. Behind the last of them the first token of the sequence
+    /// is chosen, and what the reader cached copied to the slot.
+    fn read_chunk(
+        &mut self,
+        model: &Inner,
+        caches: &[[BufferRange; 2]],
+        index: usize,
+        tokens: usize,
+    ) -> Result<()> {
+        let Self { reader, waiting, records, recorded, .. } = self;
+        let prompt = &mut waiting[index];
+        if prompt.read == 0 {
+            reader.rollback(0)?;
+        }
+        let chunk = &prompt.tokens[prompt.read..][..tokens];
+        prompt.read += tokens;
+        if prompt.read < prompt.tokens.len() {
+            return reader.advance(chunk, Logits::None, &[]);
+        }
+        reader.advance(chunk, Logits::Last, &[])?;
+        let SequenceOptions { sampler, logprobs } = &prompt.options;
+        if !sampler.is_greedy() {
+            reader.draw(sampler)?;
+        }
+        let record = records.slice(*recorded as u64 * RECORD_BYTES, RECORD_BYTES);
+        let first = reader.steps.record(model, logprobs.is_some(), &record)?;
+        model.gpu.copy(first.into_iter().chain(adopted(model, caches, reader, prompt.slot)));
+        prompt.record = Some(*recorded);
+        *recorded += 1;
+        model.gpu.check()
     }
+
+    /// Takes out the prompts that were read whole, with what follows each; waits for the last of them. Where the device
+    /// fails they are forgotten.
+    pub(super) fn finish(&mut self, model: &Inner) -> Result<Vec<First>> {
+        let is_read = |prompt: &Prompt| prompt.record.is_some();
+        if !self.waiting.iter().any(is_read) {
+            return Ok(Vec::new());
+        }
+        // None is read before those that came earlier.
+        let read = self.waiting.partition_point(is_read);
+        let read: Vec<Prompt> = self.waiting.drain(..read).collect();
+        let records = self.records.slice(0, self.recorded as u64 * RECORD_BYTES);
+        self.readback.read(&model.gpu, &records, |bytes| {
+            read.into_iter().map(|prompt| First::of_records(prompt, bytes)).collect()
+        })
+    }
+}
+
+impl First {
+    /// Returns what a prompt left in its record.
+    fn of_records(prompt: Prompt, bytes: &[u8]) -> Self {
+        let record = prompt.record.expect("a prompt that was read whole has a record");
+        let (token, scores) = bytes[record * RECORD_BYTES as usize..].split_at(4);
+        let token = step::words(token).sum();
+        let scored = |wanted| Scores::of_row(&scores[..Scores::ROW_BYTES as usize], 1, 0, token, wanted);
+        Self { token, score: prompt.options.logprobs.and_then(scored), prompt }
+    }
+}
+
+/// Yields where what the reader cached is, and where it goes in a slot of a batch's caches.
+fn adopted(
+    model: &Inner,
+    caches: &[[BufferRange; 2]],
+    reader: &Session,
+    slot: usize,
+) -> impl Iterator<Item = (BufferRange, BufferRange)> {
+    let Inner { config, kv, .. } = model;
+    let pairs = config.layers.iter().zip(caches.iter().zip(reader.steps.caches()));
+    pairs.flat_map(move |(dims, (to, from))| {
+        let head = [reader.context(), config.head_dim];
+        let spans = kv.spans(reader.position(), head, dims.kv_heads, slot);
+        to.iter().zip(from).flat_map(move |(to, from)| {
+            spans.clone().map(|span| (from.slice(span.from, span.bytes), to.slice(span.to, span.bytes)))
+        })
+    })
 }

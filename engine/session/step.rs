@@ -70,7 +70,7 @@ pub(super) struct Steps {
     last_logits: BufferRange,
     all_logits: Option<BufferRange>,
     scores: Option<Scores>,
-    /// Scores the token that was chosen from the last logits.
+    /// Scores the token that was chosen last by the last logits.
     scoring: Option<Executor>,
     built: HashMap<Key, Executor>,
     /// Where blocks of ids are read back, in turn; the last one holds the token that a prompt's step chose.
@@ -197,28 +197,39 @@ impl Steps {
         Ok(targets.iter().enumerate().map(score).collect())
     }
 
-    /// Returns the score of a token by the last logits, with as many of the likeliest as are wanted; `None` where a
-    /// logit is no number.
-    pub(super) fn score_last(
+    /// Returns what is to be copied to a record, and where: the token that was chosen last, and behind it, where it is
+    /// `scored`, what is read back of its scores. Does not wait.
+    pub(super) fn record(
         &mut self,
         model: &Inner,
-        token: u32,
-        wanted: usize,
-    ) -> Result<Option<TokenScore>> {
-        self.ensure_scores(model)?;
-        let scores = self.scores.as_ref().expect("it was just allocated");
-        if self.scoring.is_none() {
-            let step = openelm::scoring(&model.config, &model.layout);
-            let mut bound = Bound::of_step(model, &step, &[])?;
-            scores.bind(&mut bound, &step, 1);
-            step.logits.into_iter().for_each(|logits| bound.set(logits, vec![self.last_logits.clone()]));
-            self.scoring = Some(bound.executor(model, &step)?);
+        scored: bool,
+        record: &BufferRange,
+    ) -> Result<Vec<(BufferRange, BufferRange)>> {
+        let chosen = self.ids.slice(0, 4);
+        let mut kept = vec![chosen.clone()];
+        if scored {
+            self.ensure_scores(model)?;
+            let scores = self.scores.as_ref().expect("it was just allocated");
+            if self.scoring.is_none() {
+                let step = openelm::scoring(&model.config, &model.layout);
+                let mut bound = Bound::of_step(model, &step, &[])?;
+                scores.bind(&mut bound, &step, 1);
+                bound.set(step.targets, vec![chosen]);
+                step.logits.into_iter().for_each(|logits| bound.set(logits, vec![self.last_logits.clone()]));
+                self.scoring = Some(bound.executor(model, &step)?);
+            }
+            if let Some(scoring) = &self.scoring {
+                scoring.run(&model.gpu);
+            }
+            kept.extend(scores.ranges(1));
         }
-        scores.aim(&model.gpu, &[token]);
-        if let Some(scoring) = &self.scoring {
-            scoring.run(&model.gpu);
-        }
-        Ok(self.scores(model, 1, &[token])?[0].map(|score| score.with_top(wanted)))
+        let mut at = 0;
+        let place = |range: BufferRange| {
+            let bytes = range.bytes();
+            at += bytes;
+            (range, record.slice(at - bytes, bytes))
+        };
+        Ok(kept.into_iter().map(place).collect())
     }
 
     fn ensure_scores(&mut self, model: &Inner) -> Result<()> {
