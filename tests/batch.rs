@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::checkpoint::Tiny;
+use samara::kernels::SPLIT_KEYS;
 use samara::model::Checkpoint;
 use samara::quant::Format;
 use samara::sampler::{Sampler, SamplerOptions};
@@ -332,6 +333,46 @@ fn a_prompt_that_breaks_among_others_ends_alone() {
     assert!(batch.join(&[1, 5], SequenceOptions::default()).is_err());
     assert!(!batch.contains(before) && batch.len() == 3);
     batch.join(&[1, 5], SequenceOptions::default()).unwrap();
+}
+
+#[test]
+fn a_prepared_batch_builds_nothing_more() {
+    // Many keys are more than the first workgroup takes.
+    let options_of = || LoadOptions { splits: Some(2), kv: KvFormat::F32, ..LoadOptions::default() };
+    let Some(model) = demo(options_of()) else { return };
+    let mut batch = model.batch(6, Some(SPLIT_KEYS + 8)).unwrap();
+    batch.prepare().unwrap();
+    let built = |model: &Model| (model.gpu().compiled(), model.gpu().peak_bytes());
+    model.gpu().forget_peak();
+    let before = built(&model);
+    let mut found = BTreeMap::new();
+    // Every number of rows, and of each the kinds that the options are of.
+    for first in 0..3 {
+        for number in (0..6).map(|number| number * 3 + first) {
+            // As many tokens as a step that was prepared.
+            let tokens = 1 << (number % 6);
+            let prompt: Vec<u32> = (0..tokens).map(|i| 1 + i * 37 % 1900).collect();
+            batch.enqueue(&prompt, options(number)).unwrap();
+            (0..3).for_each(|_| step(&mut batch, &mut found));
+        }
+        batch.clear();
+    }
+    assert_eq!((found.len(), built(&model)), (18, before));
+    assert!(batch.prepare().is_ok());
+    // One with many keys, whose prompt is read in full chunks.
+    let long: Vec<u32> = (0..SPLIT_KEYS as u32).map(|i| 1 + i * 31 % 1900).collect();
+    let id = batch.enqueue(&long, SequenceOptions::default()).unwrap();
+    while found.get(&id).is_none_or(|tokens| tokens.len() < 4) {
+        step(&mut batch, &mut found);
+    }
+    assert_eq!(built(&model), before);
+    // It is what an unprepared one gives.
+    let mut session = model.session(Some(SPLIT_KEYS + 8)).unwrap();
+    session.prefill(&long).unwrap();
+    let alone = session.generate(Sampler::greedy()).through_end().limit(4);
+    assert_eq!(found[&id], alone.map(Result::unwrap).collect::<Vec<u32>>());
+    let message = batch.prepare().unwrap_err().to_string();
+    assert!(message.contains("before"), "{message}");
 }
 
 #[test]

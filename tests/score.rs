@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use common::program::{gpu, refused, run, stdout};
+use samara::kernels::SPLIT_KEYS;
 use samara::model::{Checkpoint, demo};
 use samara::quant::Format;
 use samara::session::{MAX_TOP, Scorer, Scoring, TokenScore};
@@ -147,6 +148,20 @@ fn keys_that_workgroups_share_and_small_chunks_change_nothing_beside_them() {
     assert_eq!(expected[0].len(), 140);
     assert_eq!(score(&model, 1), expected);
     assert_eq!(score(&demo(options(40)).unwrap(), 2), expected);
+}
+
+#[test]
+fn a_prepared_scorer_compiles_nothing_more() {
+    let Some(model) = demo(LoadOptions { splits: Some(2), ..LoadOptions::default() }) else { return };
+    let context = SPLIT_KEYS + 8;
+    let mut scorer = model.scorer(6, Some(context)).unwrap();
+    scorer.prepare().unwrap();
+    let compiled = model.gpu().compiled();
+    let mut requests = requests();
+    requests.push(scoring(50, context + 1, context - 4, 1));
+    let scores = scorer.score(&requests).unwrap();
+    assert_eq!(model.gpu().compiled(), compiled);
+    assert_eq!(scores, model.scorer(6, Some(context)).unwrap().score(&requests).unwrap());
 }
 
 #[test]

@@ -202,7 +202,7 @@ fn many_clients_at_once_get_what_each_gets_alone() {
         .collect();
     alone.report("one client", start.elapsed());
 
-    // Steps of more sequences are built when they are first needed, which is not what is measured.
+    // What a driver does at the first use of a step is not what is measured.
     let begun = Instant::now();
     thread::scope(|scope| {
         for number in 0..CLIENTS {

@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::{Error, Result};
 use crate::kernels::MOST_TOKENS;
-use crate::session::{Model, SequenceOptions};
+use crate::session::Model;
 use crate::tokenizer::Tokenizer;
 use metrics::Metrics;
 use routes::Shared;
@@ -148,7 +148,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes an address such as `127.0.0.1:8080`, port 0 for a free one, and makes a model ready.
+    /// Takes an address such as `127.0.0.1:8080`, port 0 for a free one, and makes a model ready
+    /// ([`BatchSession::prepare`](crate::BatchSession::prepare), [`Scorer::prepare`](crate::Scorer::prepare)).
     ///
     /// # Errors
     /// When an option is out of range, the address cannot be had, or the device lacks memory for the caches.
@@ -160,12 +161,11 @@ impl Server {
         // Connections have it from the listener.
         SockRef::from(&listener).set_send_buffer_size(SENT_BYTES).map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
+        // Who connects meanwhile waits; the first requests do not.
         let mut batch = model.batch(options.sequences, options.context)?;
-        // Who connects meanwhile waits; the first request does not.
-        batch.join(&[model.config().bos_token_id], SequenceOptions::default())?;
-        batch.step()?;
-        batch.clear();
-        let scorer = model.scorer(options.sequences.min(SCORED_TOGETHER), Some(batch.context()))?;
+        batch.prepare()?;
+        let mut scorer = model.scorer(options.sequences.min(SCORED_TOGETHER), Some(batch.context()))?;
+        scorer.prepare()?;
         let (metrics, registry) = Metrics::new();
         let (queue, jobs) = Queue::new(options.queue);
         let health = Arc::new(Health::default());

@@ -190,6 +190,44 @@ impl BatchSession {
         })
     }
 
+    /// Builds the steps that sequences need, and runs each once on rows of none, so that none waits later for the driver to
+    /// compile: of every power of two of rows up to the capacity, with few keys and with many, greedy and drawn (where the
+    /// vocabulary can be drawn from), with logprobs and without; and of prompts those of every power of two of tokens up
+    /// to a chunk. Prompts of other lengths need no other pipelines.
+    ///
+    /// That takes some seconds at most where the driver has kept what it compiled, on a software adapter without it a minute.
+    ///
+    /// # Errors
+    /// When there are sequences already, or the device lacks memory or fails.
+    pub fn prepare(&mut self) -> Result<()> {
+        if !self.is_empty() {
+            return Err(Error::Input("a batch is prepared before sequences join it".into()));
+        }
+        let draws = step::check_vocabulary(&self.model).is_ok();
+        if draws {
+            self.ensure_drawing()?;
+        }
+        self.ensure_scores()?;
+        let most = self.capacity.next_power_of_two();
+        self.write_rows(most, draws);
+        let samplings = [Some(Sampling::Greedy), draws.then_some(Sampling::Random)];
+        for rows in step::powers_of_two(1, most) {
+            for splits in self.model.all_splits(self.context()) {
+                for sampling in samplings.into_iter().flatten() {
+                    for scored in [false, true] {
+                        let key = Key { rows, splits, sampling, scored };
+                        self.ensure(key)?;
+                        self.built[&key].run(&self.model.gpu);
+                    }
+                }
+            }
+        }
+        self.prompts.prepare(&self.model, draws)?;
+        self.model.gpu.wait()?;
+        self.model.gpu.save_pipelines();
+        Ok(())
+    }
+
     /// Returns the number of sequences, those included whose prompts are not read yet.
     pub fn len(&self) -> usize {
         self.sequences.len() + self.prompts.len()
@@ -389,26 +427,10 @@ impl BatchSession {
             sampling: if random { Sampling::Random } else { Sampling::Greedy },
             scored: self.sequences.iter().any(|sequence| sequence.logprobs.is_some()),
         };
-        if !self.built.contains_key(&key) {
-            let executor = self.build(key)?;
-            self.built.insert(key, executor);
-        }
-        // A row without a sequence is at the start of a slot that nobody reads, and takes the likeliest.
-        let (mut ids, mut places) = ([0u32; MOST_TOKENS], [[0, self.capacity as u32]; MOST_TOKENS]);
-        let mut options = [Sampler::greedy().options().packed(); MOST_TOKENS];
-        for (row, sequence) in self.sequences.iter_mut().enumerate() {
-            ids[row] = sequence.last;
-            places[row] = [sequence.position as u32, sequence.slot as u32];
-            options[row] = sequence.draw.unwrap_or(options[row]);
-            sequence.row = Some(row);
-        }
-        let (gpu, start) = (&self.model.gpu, ThreadTime::now());
-        gpu.write(&self.ids, 0, bytemuck::cast_slice(&ids[..rows]));
-        gpu.write(&self.places, 0, bytemuck::cast_slice(&places[..rows]));
-        let drawing = self.drawing.as_ref().filter(|_| random);
-        if let Some(drawing) = drawing {
-            gpu.write(&drawing.options, 0, bytemuck::cast_slice(&options[..rows]));
-        }
+        self.ensure(key)?;
+        let start = ThreadTime::now();
+        self.write_rows(rows, random);
+        let (gpu, drawing) = (&self.model.gpu, self.drawing.as_ref().filter(|_| random));
         let chosen = drawing.map_or(&self.ids, |drawing| &drawing.drawn).slice(0, rows as u64 * 4);
         let executor = &self.built[&key];
         let submission = match self.scores.as_ref().filter(|_| key.scored) {
@@ -421,6 +443,34 @@ impl BatchSession {
         self.flight = Some(Flight { submission, key });
         self.host_time += start.elapsed();
         gpu.check()
+    }
+
+    /// Tells the device of the sequence of each row, and how it draws if any does. A row without one is at the start of a
+    /// slot that nobody reads, and takes the likeliest.
+    fn write_rows(&mut self, rows: usize, random: bool) {
+        let (mut ids, mut places) = ([0u32; MOST_TOKENS], [[0, self.capacity as u32]; MOST_TOKENS]);
+        let mut options = [Sampler::greedy().options().packed(); MOST_TOKENS];
+        for (row, sequence) in self.sequences.iter_mut().enumerate() {
+            ids[row] = sequence.last;
+            places[row] = [sequence.position as u32, sequence.slot as u32];
+            options[row] = sequence.draw.unwrap_or(options[row]);
+            sequence.row = Some(row);
+        }
+        let gpu = &self.model.gpu;
+        gpu.write(&self.ids, 0, bytemuck::cast_slice(&ids[..rows]));
+        gpu.write(&self.places, 0, bytemuck::cast_slice(&places[..rows]));
+        if let Some(drawing) = self.drawing.as_ref().filter(|_| random) {
+            gpu.write(&drawing.options, 0, bytemuck::cast_slice(&options[..rows]));
+        }
+    }
+
+    /// Builds a step if it is not there.
+    fn ensure(&mut self, key: Key) -> Result<()> {
+        if !self.built.contains_key(&key) {
+            let executor = self.build(key)?;
+            self.built.insert(key, executor);
+        }
+        Ok(())
     }
 
     fn build(&self, key: Key) -> Result<Executor> {

@@ -1,6 +1,6 @@
 //! Loading: from the rows of a checkpoint to planes on the device.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -239,7 +239,12 @@ impl Inner {
         if keys < SPLIT_KEYS { 1 } else { self.splits }
     }
 
-    /// Returns the same for a step of `tokens` tokens of one sequence: many attend in tiles, which share no keys.
+    /// Returns every number of workgroups that do for sequences of at most `context` tokens.
+    pub(super) fn all_splits(&self, context: usize) -> BTreeSet<usize> {
+        [self.splits(1), self.splits(context)].into()
+    }
+
+    /// Returns the number for a step of `tokens` tokens of one sequence: many attend in tiles, which share no keys.
     pub(super) fn splits_of(&self, tokens: usize, position: usize) -> usize {
         if tokens > FEW_TOKENS { 1 } else { self.splits(position + tokens) }
     }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use crate::error::Result;
 use crate::gpu::{BufferRange, Readback};
 use crate::model::openelm::Logits;
+use crate::sampler::{Sampler, SamplerOptions};
 use crate::session::Session;
 use crate::session::batch::{SequenceId, SequenceOptions};
 use crate::session::load::Inner;
@@ -62,6 +63,23 @@ impl Prompts {
             recorded: 0,
             readback: Readback::new(&model.gpu, bytes),
         })
+    }
+
+    /// Builds what reads prompts, of every power of two of tokens up to a chunk, and runs it once; does not wait.
+    pub(super) fn prepare(&mut self, model: &Inner, draws: bool) -> Result<()> {
+        let reader = &mut self.reader;
+        let chunk = vec![0; model.chunk.min(reader.context())];
+        reader.rollback(0)?;
+        reader.advance(&chunk, Logits::None, &[])?;
+        for tokens in step::powers_of_two(1, chunk.len()) {
+            reader.rollback(0)?;
+            reader.advance(&chunk[..tokens], Logits::Last, &[])?;
+        }
+        if draws {
+            reader.draw(&Sampler::new(SamplerOptions { temperature: 1.0, ..SamplerOptions::default() })?)?;
+        }
+        reader.steps.record(model, true, &self.records.slice(0, RECORD_BYTES))?;
+        reader.rollback(0)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Prompt> {

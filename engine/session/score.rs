@@ -144,6 +144,31 @@ impl Scorer {
         })
     }
 
+    /// Builds steps of every number of rows that there is, with few keys and with many, and runs each once on rows without a
+    /// token, so that no sequence waits later for the driver to compile. Steps with fewer logits than rows need no other
+    /// pipelines.
+    ///
+    /// That takes some seconds at most where the driver has kept what it compiled, on a software adapter without it a minute.
+    ///
+    /// # Errors
+    /// When the device lacks memory or fails.
+    pub fn prepare(&mut self) -> Result<()> {
+        let (gpu, most) = (Arc::clone(&self.model.gpu), self.model.chunk);
+        gpu.write(&self.ids, 0, bytemuck::cast_slice(&vec![0u32; most]));
+        gpu.write(&self.places, 0, bytemuck::cast_slice(&vec![[0, self.held.len() as u32]; most]));
+        self.scores.aim(&gpu, &vec![0; most]);
+        for rows in step::powers_of_two(LEAST_ROWS.min(most), most) {
+            for splits in self.model.all_splits(self.context) {
+                let key = Key { rows, scored: rows, splits };
+                self.ensure(key)?;
+                self.built[&key].run(&gpu);
+            }
+        }
+        gpu.wait()?;
+        gpu.save_pipelines();
+        Ok(())
+    }
+
     /// Returns the most tokens of a sequence but for its last.
     pub fn context(&self) -> usize {
         self.context

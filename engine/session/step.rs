@@ -405,6 +405,13 @@ impl Steps {
     }
 }
 
+/// Yields `least` and its doubles below `most`, and `most`.
+pub(super) fn powers_of_two(least: usize, most: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(least), |rows| Some(rows * 2))
+        .take_while(move |&rows| rows < most)
+        .chain([most])
+}
+
 /// Refuses a context that no sequence has.
 pub(super) fn check_context(context: usize) -> Result<()> {
     if context == 0 || context as u64 > MAX_CONTEXT {
