@@ -249,7 +249,9 @@ fn a_long_prompt_is_read_chunk_by_chunk_while_others_decode() {
 
 #[test]
 fn prompts_that_one_step_reads_give_what_each_gives_alone() {
-    let Some(model) = demo(LoadOptions::default()) else { return };
+    let Some(model) = demo(LoadOptions { prefill_chunk: Some(128), ..LoadOptions::default() }) else {
+        return;
+    };
     let mut batch = model.batch(9, Some(CONTEXT)).unwrap();
     let enqueue = |batch: &mut BatchSession, number| batch.enqueue(&prompt(number), options(number)).unwrap();
     // Together they have fewer tokens than a chunk.

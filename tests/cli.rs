@@ -349,7 +349,8 @@ fn profile_tells_kernels_and_layers_and_writes_a_trace() {
     }
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace.json");
-    let args = ["profile", "-p", "16", "-r", "1", "--trace", trace.to_str().unwrap()];
+    // More tokens than go row by row on any adapter.
+    let args = ["profile", "-p", "65", "-r", "1", "--trace", trace.to_str().unwrap()];
     let output = run(&args);
     let tables = stdout(&output);
     for part in [

@@ -108,17 +108,17 @@ fn models_with_other_rules_share_the_device_and_its_weights() {
 #[test]
 fn counts_are_what_the_device_is_given() {
     let Some(model) = demo() else { return };
-    let layers = model.config().layers.len();
+    let (layers, chunk) = (model.config().layers.len(), model.prefill_chunk());
     for fusion in [Fusion::all(), Fusion::none(), Fusion::all().with_naive_norms()] {
         let model = model.with_fusion(fusion);
-        let mut session = model.session(Some(256)).unwrap();
-        for length in [1, 9, 128 + 9] {
+        let mut session = model.session(Some(1 + 9 + chunk + 9)).unwrap();
+        for length in [1, 9, chunk + 9] {
             let (counts, before) = (model.counts(length), model.gpu().counters().dispatches);
             session.prefill(&vec![5; length]).unwrap();
             assert_eq!(counts.dispatches as u64, model.gpu().counters().dispatches - before);
             // The last layer of a chunk without logits ends behind the norms of its attention.
-            let chunk = if length > 128 { 4 * (layers - 1) + 3 } else { 0 };
-            assert_eq!(counts.norms, chunk + 4 * layers + 1);
+            let before = if length > chunk { 4 * (layers - 1) + 3 } else { 0 };
+            assert_eq!(counts.norms, before + 4 * layers + 1);
         }
     }
 }

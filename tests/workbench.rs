@@ -95,7 +95,8 @@ fn a_slower_version_is_found_slower_and_a_wrong_or_broken_one_is_told() {
 fn operations_of_a_model_are_cases_that_hold_only_their_own_tensors() {
     let Some(gpu) = common::gpu() else { return };
     let checkpoint = Checkpoint::source("synthetic:micro").unwrap();
-    let cases = steps::cases(&checkpoint, &gpu, &LoadOptions::default(), 130).unwrap();
+    let options = LoadOptions { prefill_chunk: Some(128), ..LoadOptions::default() };
+    let cases = steps::cases(&checkpoint, &gpu, &options, 130).unwrap();
     let names: Vec<&str> = cases.iter().map(|case| case.kernel.name()).collect();
     for name in [
         "embed",
@@ -118,7 +119,7 @@ fn operations_of_a_model_are_cases_that_hold_only_their_own_tensors() {
         assert_eq!(held, case.kernel.operands().len(), "{}", case.label);
         assert_eq!(check(&gpu, case).unwrap(), None, "{} [{}]", case.kernel.name(), case.label);
     }
-    let long = steps::cases(&checkpoint, &gpu, &LoadOptions::default(), 1 << 20).unwrap_err().to_string();
+    let long = steps::cases(&checkpoint, &gpu, &options, 1 << 20).unwrap_err().to_string();
     assert!(long.contains("1048576 tokens exceeds the context"), "{long}");
 }
 
@@ -147,9 +148,10 @@ fn a_search_tries_every_value_and_leaves_the_device_untuned() {
 fn tuned_values_change_overrides_and_no_logits() {
     let Some(gpu) = common::gpu() else { return };
     let checkpoint = Checkpoint::source("synthetic:micro").unwrap();
-    let options = || LoadOptions { prefill_chunk: Some(24), ..LoadOptions::default() };
-    let cases = steps::cases(&checkpoint, &gpu, &options(), 40).unwrap();
-    let ids = synth::prompt(checkpoint.config().vocab_size, 40);
+    // More tokens than go row by row on any adapter.
+    let options = || LoadOptions { prefill_chunk: Some(65), ..LoadOptions::default() };
+    let cases = steps::cases(&checkpoint, &gpu, &options(), 70).unwrap();
+    let ids = synth::prompt(checkpoint.config().vocab_size, 70);
     let logits = |gpu: Gpu| {
         let model = Model::from_checkpoint(&checkpoint, gpu, options()).unwrap();
         let mut session = model.session(None).unwrap();

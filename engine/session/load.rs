@@ -134,7 +134,7 @@ pub struct LoadOptions {
     pub fusion: Fusion,
     /// Files that stand in for built-in shaders.
     pub shaders: Shaders,
-    /// Most tokens of one prefill step, 1 to 4096; without a number 512 on matrix units, 128 on a software adapter, and
+    /// Most tokens of one prefill step, 1 to 4096; without a number 512 on matrix units, 64 on a software adapter, and
     /// on other GPUs between, the fewer the larger the model is.
     pub prefill_chunk: Option<usize>,
     /// Workgroups that share the keys of a head when a few rows attend to many keys
@@ -159,7 +159,7 @@ impl LoadOptions {
     pub(crate) fn chunk(&self, gpu: &Gpu, checkpoint: &Checkpoint) -> usize {
         let affordable = (STEP_FLOPS / (2 * checkpoint.parameters().max(1))).next_power_of_two() / 2;
         self.prefill_chunk.unwrap_or(match gpu.summary() {
-            summary if summary.software => 128,
+            summary if summary.software => MOST_TOKENS,
             summary if summary.tier.coop.is_some() => 512,
             _ => (affordable as usize).clamp(128, 512),
         })

@@ -64,7 +64,7 @@ pub struct BenchArgs {
     /// Workgroups that share the keys of a head from 768 keys on, 1 to 16 [default: 4, and 1 in software]
     #[arg(long, value_name = "N")]
     splits: Option<usize>,
-    /// Most tokens of one prefill step, 1 to 4096 [default: 512 on matrix units, 128 in software, between on other GPUs]
+    /// Most tokens of one prefill step, 1 to 4096 [default: 512 on matrix units, 64 in software, between on other GPUs]
     #[arg(long, value_name = "N")]
     prefill_chunk: Option<usize>,
     #[command(flatten)]
