@@ -84,7 +84,8 @@ pub struct AdapterSummary {
     pub subgroup_sizes: Option<(u32, u32)>,
 }
 
-/// The vendor whose matrix units run by default: 270M q4_0, prompts of 512, H200: 78 against 39 thousand tokens a second.
+/// The vendor whose matrix units run by default. On an H200, prompts of 512 tokens in `q4_0`: the 270M 98 thousand tokens a
+/// second against 42 without them, the 1.1B 36 against 13.
 const NVIDIA: u32 = 0x10de;
 
 impl AdapterSummary {
