@@ -27,14 +27,13 @@ fn kernels(c: &mut Criterion) {
     if gpu.summary().software {
         eprintln!("warning: `{}` is a software adapter: these are times of the CPU", gpu.summary().name);
     }
-    for entry in LIST {
+    for entry in LIST.iter() {
         let mut group = c.benchmark_group(entry.name);
         group
             .sample_size(10)
             .warm_up_time(Duration::from_millis(200))
             .measurement_time(Duration::from_secs(1));
-        let benched =
-            (entry.cases)().into_iter().filter(|case| case.bench && case.kernel.runs_on(gpu.tier()));
+        let benched = entry.cases().into_iter().filter(|case| case.bench && case.kernel.runs_on(gpu.tier()));
         for case in benched {
             group.throughput(Throughput::Bytes(case.cost().bytes()));
             let mut timer = None;

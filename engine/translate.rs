@@ -264,13 +264,13 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::kernels::{LIST, Shaders};
+    use crate::kernels::{Entry, Shaders};
 
     /// What is said of `add.wgsl` with a change in its text.
     fn message(from: &str, to: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
-        let add = LIST.iter().find(|entry| entry.name == "add").unwrap();
-        let fragments = (add.cases)()[0].kernel.source(Tier::PLAIN);
+        let add = Entry::named("add").unwrap();
+        let fragments = add.cases()[0].kernel.source(Tier::PLAIN);
         assert!(fragments[0].text.contains(from));
         fs::write(folder.path().join("add.wgsl"), fragments[0].text.replace(from, to)).unwrap();
         let source = Shaders::read(folder.path()).unwrap().source(&fragments);

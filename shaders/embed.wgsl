@@ -24,7 +24,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row_chunks = params.cols / 16u;
     let row = ids[id.x / row_chunks] - params.row0; // wraps to a large value below row0
     if row < params.rows {
-        let w = weight16(row, id.x % row_chunks, params.cols);
+        let chunk = id.x % row_chunks;
+        let w = weight_chunk(piece(row, chunk / PARTS, params.cols), chunk % PARTS);
         out[id.x * 4u] = w.a;
         out[id.x * 4u + 1u] = w.b;
         out[id.x * 4u + 2u] = w.c;

@@ -8,19 +8,14 @@ mod common;
 use std::sync::{LazyLock, Mutex};
 
 use common::outputs::{errors, run};
+use common::products::TILES;
 use samara::gpu::Gpu;
 use samara::instruments::check::check;
-use samara::kernels::matmul::Matmul;
-use samara::kernels::norm_matmul::NormMatmul;
+use samara::kernels::product::ProductCase;
 use samara::kernels::{
-    Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, LIST, MatrixShape, Memory, Operand,
-    Tier, Tunable,
+    Case, Choice, Cost, Dispatch, Entry, Fill, Fragment, Kernel, MatrixShape, Memory, Operand, Tier, Tunable,
 };
 use samara::quant::Format;
-use samara::tensor::DType;
-
-/// The kernels that compute in tiles.
-const TILES: [&str; 5] = ["matmul", "matmul_add", "matmul_swiglu", "norm_matmul", "norm_matmul_swiglu"];
 
 /// The formats whose tiles run on matrix units.
 const ROUNDED: [Format; 3] = [Format::F16, Format::Q8_0, Format::Q4_0];
@@ -144,8 +139,8 @@ fn gpu() -> Option<&'static Gpu> {
 
 /// The cases of a kernel that run on matrix units.
 fn cases(name: &str) -> impl Iterator<Item = Case> {
-    let entry = LIST.iter().find(|entry| entry.name == name).unwrap();
-    (entry.cases)().into_iter().filter(|case| on_units(case, Tier::COOP))
+    let entry = Entry::named(name).unwrap();
+    entry.cases().into_iter().filter(|case| on_units(case, Tier::COOP))
 }
 
 fn assert_right(case: Case, units: Units) {
@@ -226,8 +221,8 @@ fn every_case_of_attention_on_matrix_units_matches_its_reference() {
 
 #[test]
 fn attention_has_matrix_units_where_what_is_cached_is_rounded() {
-    let entry = LIST.iter().find(|entry| entry.name == "attention").unwrap();
-    for case in (entry.cases)() {
+    let entry = Entry::named("attention").unwrap();
+    for case in entry.cases() {
         let has = !case.label.ends_with("f32") && !case.label.contains("Dh 32");
         assert_eq!(on_units(&case, Tier::COOP), has, "{}", case.label);
         assert_eq!(case.kernel.rounding(Tier::COOP) > 0.0, has, "{}", case.label);
@@ -256,23 +251,12 @@ fn tiles_of_every_size_match_their_references() {
     }
 }
 
-fn norm_case(format: Format, [tokens, rows, cols]: [usize; 3], fill: Fill) -> Case {
-    let mut case = CaseBuilder::new(format!("{format}"));
-    let x = case.tensor("x", [tokens, cols], DType::F32, fill);
-    let norm = case.tensor("norm", [cols], DType::F32, Fill::Uniform(1.5));
-    let weight = case.tensor("weight", [rows, cols], format.dtype(), Fill::Uniform(1.0));
-    let out = case.tensor("out", [tokens, rows], DType::F32, Fill::Zero);
-    let kernel = NormMatmul::new(&case.tensors, x, norm, weight, out, 0, 1e-6);
-    case.build(kernel, 1e-11, "f32 sums of 160 products")
+fn norm_case(format: Format, sizes: [usize; 3], x: Fill) -> Case {
+    ProductCase::new("norm_matmul", "", format, sizes).x(x).build()
 }
 
-fn plain_case(format: Format, [tokens, rows, cols]: [usize; 3], fill: Fill) -> Case {
-    let mut case = CaseBuilder::new(format!("{format}"));
-    let x = case.tensor("x", [tokens, cols], DType::F32, fill);
-    let weight = case.tensor("weight", [rows, cols], format.dtype(), Fill::Uniform(0.1));
-    let out = case.tensor("out", [tokens, rows], DType::F32, Fill::Zero);
-    let kernel = Matmul::new(&case.tensors, x, weight, out, 0);
-    case.build(kernel, 1e-11, "f32 sums of 160 products")
+fn plain_case(format: Format, sizes: [usize; 3], x: Fill) -> Case {
+    ProductCase::new("matmul", "", format, sizes).x(x).weight(Fill::Uniform(0.1)).build()
 }
 
 /// What 11 bits hold: integers up to 1024 times a power of two, and more of them than a value has.

@@ -8,7 +8,7 @@ use samara::instruments::bench::{Repetitions, Test, bench};
 use samara::instruments::ceilings;
 use samara::instruments::document::{Ceilings, Environment, Subject};
 use samara::instruments::verify::verify;
-use samara::kernels::{LIST, MatrixShape, Shaders};
+use samara::kernels::{Entry, MatrixShape, Shaders};
 use samara::model::{Checkpoint, Size, synth};
 use samara::quant::Format;
 use samara::tensor::TensorId;
@@ -39,7 +39,7 @@ fn the_demo_is_verified_in_every_format_and_a_wrong_shader_is_noticed() {
         verify(&Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap()).unwrap();
     }
     let mut gpu = gpu.at_tier(gpu.tier()).unwrap();
-    gpu.set_shaders(wrong_shader("matvec_add.wgsl", "+ totals[r];", "- totals[r];"));
+    gpu.set_shaders(wrong_shader("product/add.wgsl", "+ sums[m];", "- sums[m];"));
     let message = verify(&micro(gpu, Format::Bf16)).unwrap_err().to_string();
     assert!(message.contains("nothing is timed"), "{message}");
 }
@@ -49,7 +49,9 @@ fn wrong_shader(name: &str, right: &str, wrong: &str) -> Shaders {
     let text = std::fs::read_to_string(format!("{}/shaders/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     assert_eq!(text.matches(right).count(), 1);
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join(name), text.replace(right, wrong)).unwrap();
+    let file = folder.path().join(name);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(file, text.replace(right, wrong)).unwrap();
     Shaders::read(folder.path()).unwrap()
 }
 
@@ -200,8 +202,8 @@ impl Bindings for Buffers {
 #[test]
 fn more_dispatches_than_a_query_set_holds_are_timed() {
     let Some(mut gpu) = common::gpu() else { return };
-    let entry = LIST.iter().find(|entry| entry.name == "unary").unwrap();
-    let case = (entry.cases)().into_iter().min_by_key(|case| case.cost().bytes()).unwrap();
+    let entry = Entry::named("unary").unwrap();
+    let case = entry.cases().into_iter().min_by_key(|case| case.cost().bytes()).unwrap();
     let inputs = case.memory();
     let upload = |(id, desc)| {
         let bytes = pack_values(desc, inputs.read(id)).concat();

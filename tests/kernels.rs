@@ -7,7 +7,7 @@ use common::outputs::{run_for, tune};
 use rayon::prelude::*;
 use samara::gpu::Gpu;
 use samara::instruments::check::{check, check_cases};
-use samara::kernels::{Case, Choice, LIST, Tier};
+use samara::kernels::{Case, Choice, Entry, LIST, Tier};
 
 #[test]
 fn every_case_of_every_kernel_matches_its_reference() {
@@ -29,10 +29,10 @@ fn every_case_of_every_kernel_matches_its_reference() {
 #[test]
 fn attention_is_right_in_every_tile() {
     let Some(mut gpu) = common::gpu() else { return };
-    let entry = LIST.iter().find(|entry| entry.name == "attention").unwrap();
+    let entry = Entry::named("attention").unwrap();
     let chunk = |case: &Case| case.label.contains("fills the cache") && case.label.ends_with(", f16");
     let mut ran = 0;
-    for case in (entry.cases)().into_iter().filter(chunk) {
+    for case in entry.cases().into_iter().filter(chunk) {
         for choice in case.kernel.choices(gpu.tier()) {
             tune(&mut gpu, &*case.kernel, &choice);
             assert_eq!(check(&gpu, &case).unwrap(), None, "{} {choice}", case.label);
@@ -45,8 +45,8 @@ fn attention_is_right_in_every_tile() {
 #[test]
 fn the_likeliest_ids_are_exact_beside_those_that_stand_for_none() {
     let Some(gpu) = common::gpu() else { return };
-    let entry = LIST.iter().find(|entry| entry.name == "log_likelihood").unwrap();
-    for case in (entry.cases)() {
+    let entry = Entry::named("log_likelihood").unwrap();
+    for case in entry.cases() {
         let mut memory = case.memory();
         case.kernel.reference(&mut memory);
         let ids = case.outputs()[1];
@@ -57,8 +57,8 @@ fn the_likeliest_ids_are_exact_beside_those_that_stand_for_none() {
 
 #[test]
 fn labels_are_unique_and_outputs_exist() {
-    for entry in LIST {
-        let cases = (entry.cases)();
+    for entry in LIST.iter() {
+        let cases = entry.cases();
         assert!(!cases.is_empty(), "{} has no case", entry.name);
         let mut labels: Vec<&str> = cases.iter().map(|case| case.label.as_str()).collect();
         labels.sort_unstable();
@@ -72,7 +72,7 @@ fn labels_are_unique_and_outputs_exist() {
 
 #[test]
 fn tunables_are_overrides_that_can_be_chosen_and_only_from_their_list() {
-    for case in LIST.iter().flat_map(|entry| (entry.cases)()) {
+    for case in LIST.iter().flat_map(|entry| entry.cases()) {
         let kernel = &*case.kernel;
         for tunable in kernel.tunables() {
             assert!(tunable.values.contains(&tunable.default), "{} [{}]", kernel.name(), case.label);

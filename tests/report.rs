@@ -118,7 +118,7 @@ fn software_adapters_and_replaced_shaders_are_announced() {
     assert!(!of(&Card::large()).contains("class=\"warning\""));
     assert!(of(&Card::software()).contains("<strong>Software adapter: </strong>llvmpipe"));
     let mut replaced = Card::large();
-    replaced.environment.replaced_shaders.push("matvec.wgsl".to_owned());
+    replaced.environment.replaced_shaders.push("product/rows.wgsl".to_owned());
     assert!(of(&replaced).contains("<strong>Replaced shaders: </strong>Invented X100"));
 }
 

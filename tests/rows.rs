@@ -4,81 +4,32 @@
 mod common;
 
 use common::outputs::{run, tune};
+use common::products::{INTEGERS, ROWS, Value, any, nearly, product, seeded, whole};
 use samara::gpu::Gpu;
-use samara::kernels::matvec::Matvec;
-use samara::kernels::matvec_add::MatvecAdd;
-use samara::kernels::matvec_swiglu::MatvecSwiglu;
-use samara::kernels::norm_matvec::NormMatvec;
-use samara::kernels::norm_matvec_swiglu::NormMatvecSwiglu;
-use samara::kernels::{Case, CaseBuilder, Fill, Kernel, MOST_TOKENS, Tier};
+use samara::kernels::{Case, Fill, MOST_TOKENS, Tier};
 use samara::quant::Format;
-use samara::tensor::DType;
 
-/// More columns than a workgroup takes at once, and rows that do not fill the last one.
-const COLS: usize = 1056;
-const ROWS: usize = 6;
+/// Rows that do not fill the last workgroup, and more columns than one takes at once.
+const SIZES: [usize; 2] = [6, 1056];
 
-const KERNELS: [&str; 5] = ["matvec", "matvec_add", "matvec_swiglu", "norm_matvec", "norm_matvec_swiglu"];
-
-/// Some value for a column of a row.
-type Value = fn(row: usize, column: usize) -> f64;
-
-fn any(row: usize, column: usize) -> f64 {
-    (((row * 8191 + column * 127) % 1009) as f64 - 504.0) / 256.0
+/// A kernel on some rows out of as many as can be.
+fn case(name: &str, format: Format, rows: &[usize], value: Value) -> Case {
+    seeded(product(name, format, rows, SIZES, value))
 }
 
-/// What 8 bits and a scale hold: integers up to 127, which each block of 32 has, times a power of two.
-fn whole(row: usize, column: usize) -> f64 {
-    let integer = if column % 32 == row % 32 { 127 } else { (row * 8191 + column * 77) as i32 % 253 - 126 };
-    f64::from(integer) * f64::from(column as i32 / 32 % 5 - 2).exp2()
-}
-
-/// The same but for 0.3 of a step, which rounding takes away.
-fn nearly(row: usize, column: usize) -> f64 {
-    let step = f64::from(column as i32 / 32 % 5 - 2).exp2();
-    whole(row, column) + if column % 32 == row % 32 { 0.0 } else { [0.3, -0.3][column % 2] * step }
-}
-
-/// A kernel on some rows out of as many as can be, which follow from their numbers alone.
-fn case(name: &str, format: Format, rows: &[usize]) -> Case {
-    case_of(name, format, rows, any, Fill::Uniform(1.5))
-}
-
-fn case_of(name: &str, format: Format, rows: &[usize], value: Value, gains: Fill) -> Case {
-    let mut case = CaseBuilder::new(format!("{name}, {format}"));
-    let values = |width: usize| {
-        Fill::Values(rows.iter().flat_map(|&row| (0..width).map(move |i| value(row, i))).collect())
-    };
-    let x = case.tensor("x", [rows.len(), COLS], DType::F32, values(COLS));
-    let weight = case.tensor("weight", [ROWS, COLS], format.dtype(), Fill::Uniform(0.1));
-    let norm = case.tensor("norm", [COLS], DType::F32, gains);
-    let residual = case.tensor("residual", [rows.len(), ROWS], DType::F32, values(ROWS));
-    let gated = name.ends_with("swiglu");
-    let width = if gated { ROWS / 2 } else { ROWS };
-    let out = case.tensor("out", [rows.len(), width], DType::F32, Fill::Zero);
-    let tensors = &case.tensors;
-    match name {
-        "matvec" => build(Matvec::new(tensors, x, weight, out, 0), case),
-        "matvec_add" => build(MatvecAdd::new(tensors, residual, x, weight, out, 0), case),
-        "matvec_swiglu" => build(MatvecSwiglu::new(tensors, x, weight, out), case),
-        "norm_matvec" => build(NormMatvec::new(tensors, x, norm, weight, out, 0, 1e-6), case),
-        "norm_matvec_swiglu" => build(NormMatvecSwiglu::new(tensors, x, norm, weight, out, 1e-6), case),
-        other => panic!("{other}"),
-    }
-}
-
-fn build(kernel: impl Kernel, case: CaseBuilder) -> Case {
-    case.build(kernel, 0.0, "bits")
+/// The same with every gain 1.
+fn exact(name: &str, format: Format, rows: &[usize], value: Value) -> Case {
+    seeded(product(name, format, rows, SIZES, value).gains(Fill::Values(vec![1.0; SIZES[1]])))
 }
 
 fn check(gpu: &Gpu, name: &str, format: Format) {
-    let alone = |row: usize| run(gpu, &case(name, format, &[row])).remove(0);
+    let alone = |row: usize| run(gpu, &case(name, format, &[row], any)).remove(0);
     let expected: Vec<Vec<u8>> = (0..9).map(alone).collect();
     assert!(expected.windows(2).all(|pair| pair[0] != pair[1]), "rows differ");
     for tokens in [2, 3, 4, 5, 7, 8, 9, MOST_TOKENS] {
         // At places of their own among others: backwards, from the end of the first nine.
         let rows: Vec<usize> = (0..tokens).map(|t| (MOST_TOKENS + 8 - t) % MOST_TOKENS).collect();
-        let found = run(gpu, &case(name, format, &rows));
+        let found = run(gpu, &case(name, format, &rows, any));
         for (place, &row) in rows.iter().enumerate().filter(|(_, row)| **row < expected.len()) {
             assert_eq!(found[place], expected[row], "{name}, {format}, row {row} at {place} of {tokens}");
         }
@@ -89,16 +40,13 @@ fn check(gpu: &Gpu, name: &str, format: Format) {
 fn a_row_is_the_same_alone_and_among_others() {
     let Some(gpu) = common::gpu() else { return };
     for format in Format::ALL {
-        KERNELS.into_iter().for_each(|name| check(&gpu, name, format));
+        ROWS.into_iter().for_each(|name| check(&gpu, name, format));
     }
     // They share the text that rounds, which a software adapter takes long to compile.
     let Some(gpu) = common::gpu_at(Tier::INT8) else { return };
     check(&gpu, "matvec", Format::Q8_0);
     check(&gpu, "norm_matvec_swiglu", Format::Q4_0);
 }
-
-/// The formats whose products round activations at tier `int8`.
-const ROUNDED: [Format; 2] = [Format::Q8_0, Format::Q4_0];
 
 /// NMSE of a case, which a bound on what rounding adds would hide: of all rows together, as one whose gates are all far
 /// below zero has outputs that f32 does not hold.
@@ -113,11 +61,10 @@ fn error(gpu: &Gpu, case: &Case) -> f64 {
 #[test]
 fn what_8_bits_hold_is_multiplied_exactly() {
     let Some(gpu) = common::gpu_at(Tier::INT8) else { return };
-    for (name, format) in KERNELS.into_iter().flat_map(|name| ROUNDED.map(|format| (name, format))) {
-        let ones = || Fill::Values(vec![1.0; COLS]);
-        let exact = error(&gpu, &case_of(name, format, &[0, 1], whole, ones()));
-        assert!(exact <= 1e-11, "{name}, {format}: NMSE {exact:e}");
-        let rounded = error(&gpu, &case_of(name, format, &[0, 1], any, ones()));
+    for (name, format) in ROWS.into_iter().flat_map(|name| INTEGERS.map(|format| (name, format))) {
+        let held = error(&gpu, &exact(name, format, &[0, 1], whole));
+        assert!(held <= 1e-11, "{name}, {format}: NMSE {held:e}");
+        let rounded = error(&gpu, &exact(name, format, &[0, 1], any));
         assert!(rounded > 1e-7, "{name}, {format}: NMSE {rounded:e}, so nothing was rounded");
     }
 }
@@ -126,8 +73,8 @@ fn what_8_bits_hold_is_multiplied_exactly() {
 fn activations_are_rounded_to_the_nearest_integer_at_tier_int8_alone() {
     let Some(gpu) = common::gpu_at(Tier::INT8) else { return };
     let subgroup = gpu.at_tier(Tier::SUBGROUP).unwrap();
-    for (name, format) in ["matvec", "matvec_swiglu"].into_iter().flat_map(|n| ROUNDED.map(|f| (n, f))) {
-        let rows = |gpu: &Gpu, value| run(gpu, &case_of(name, format, &[0, 1], value, Fill::Zero));
+    for (name, format) in ["matvec", "matvec_swiglu"].into_iter().flat_map(|n| INTEGERS.map(|f| (n, f))) {
+        let rows = |gpu: &Gpu, value| run(gpu, &case(name, format, &[0, 1], value));
         assert_eq!(rows(&gpu, nearly), rows(&gpu, whole), "{name}, {format}");
         assert_ne!(rows(&subgroup, nearly), rows(&subgroup, whole), "{name}, {format}");
     }
@@ -136,7 +83,7 @@ fn activations_are_rounded_to_the_nearest_integer_at_tier_int8_alone() {
 #[test]
 fn a_row_is_the_same_without_subgroups_and_with_other_workgroups() {
     for mut gpu in common::gpus() {
-        let kernel = case("norm_matvec", Format::Q8_0, &[0]).kernel;
+        let kernel = case("norm_matvec", Format::Q8_0, &[0], any).kernel;
         let values = kernel.tunables().remove(0).values;
         for (wg, apart) in [(values[0], 0), (values[values.len() - 1], 0), (values[values.len() - 1], 1)] {
             let choice = [("WG".to_owned(), wg), ("APART".to_owned(), apart)].into_iter().collect();

@@ -105,7 +105,7 @@ fn the_schemas_know_the_words_of_the_program() {
         json!(Rule::ALL.iter().map(ToString::to_string).collect::<Vec<_>>());
     check(&bench);
     let mut kernels = samples().swap_remove(3);
-    for entry in LIST {
+    for entry in LIST.iter() {
         kernels["rows"][0]["kernel"] = json!(entry.name);
         check(&kernels);
     }

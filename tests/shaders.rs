@@ -83,7 +83,7 @@ fn every_kernel_format_and_tier_translates_within_default_limits() {
 fn whatever_is_tuned_keeps_a_kernel_within_default_limits() {
     let (mut seen, mut largest) = (HashSet::new(), BTreeMap::new());
     for tier in Tier::ALL {
-        let cases = LIST.iter().flat_map(|entry| (entry.cases)());
+        let cases = LIST.iter().flat_map(|entry| entry.cases());
         for case in cases.filter(|case| case.kernel.runs_on(tier)) {
             let kernel = &*case.kernel;
             let source = Shaders::default().source(&kernel.source(tier));

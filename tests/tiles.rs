@@ -12,19 +12,15 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::outputs::{run, tune};
+use common::products::{TILES, any, product, seeded};
 use rayon::prelude::*;
 use samara::gpu::{Gpu, Tuning};
 use samara::instruments::check::Prepared;
-use samara::kernels::matmul::Matmul;
-use samara::kernels::matmul_add::MatmulAdd;
-use samara::kernels::matmul_swiglu::MatmulSwiglu;
-use samara::kernels::norm_matmul::NormMatmul;
-use samara::kernels::norm_matmul_swiglu::NormMatmulSwiglu;
-use samara::kernels::{Case, CaseBuilder, Choice, Fill, Kernel, Tier};
+use samara::kernels::product::ProductCase;
+use samara::kernels::{Case, Choice, Fill, Tier};
 use samara::model::Size;
 use samara::model::config::Config;
 use samara::quant::Format;
-use samara::tensor::DType;
 
 /// Few tokens, and numbers around those of a group, two and a tile, and a large chunk.
 const TOKENS: [usize; 8] = [2, 3, 7, 16, 17, 64, 127, 512];
@@ -59,42 +55,11 @@ fn unfused((name, rows, cols): Product) -> Product {
     (name, rows, cols)
 }
 
-/// What fills a case.
-struct Inputs<'a> {
-    x: Fill,
-    residual: Fill,
-    label: &'a str,
-}
-
-/// A kernel on some tokens; of a gated one, half of the rows are gates.
-fn case(name: &str, format: Format, [tokens, rows, cols]: [usize; 3], inputs: Inputs<'_>) -> Case {
-    let Inputs { x, residual, label } = inputs;
-    let mut case = CaseBuilder::new(format!("{label}{name}, T {tokens}, {rows} x {cols}, {format}"));
-    let gated = name.ends_with("swiglu");
-    let width = if gated { rows / 2 } else { rows };
-    let x = case.tensor("x", [tokens, cols], DType::F32, x);
-    let weight = case.tensor("weight", [rows, cols], format.dtype(), Fill::Uniform(0.1));
-    let norm = case.tensor("norm", [cols], DType::F32, Fill::Uniform(1.5));
-    let residual = case.tensor("residual", [tokens, width], DType::F32, residual);
-    let out = case.tensor("out", [tokens, width], DType::F32, Fill::Zero);
-    let tensors = &case.tensors;
-    match name {
-        "matmul" => build(Matmul::new(tensors, x, weight, out, 0), case),
-        "matmul_add" => build(MatmulAdd::new(tensors, residual, x, weight, out, 0), case),
-        "matmul_swiglu" => build(MatmulSwiglu::new(tensors, x, weight, out), case),
-        "norm_matmul" => build(NormMatmul::new(tensors, x, norm, weight, out, 0, 1e-6), case),
-        "norm_matmul_swiglu" => build(NormMatmulSwiglu::new(tensors, x, norm, weight, out, 1e-6), case),
-        other => panic!("{other}"),
-    }
-}
-
-fn build(kernel: impl Kernel, case: CaseBuilder) -> Case {
-    case.build(kernel, 1e-11, "f32 sums of at most 12288 products, WGSL's exp of a gate")
-}
-
+/// A product of random values; of a gated one, half of the rows are gates.
 fn random((name, rows, cols): Product, format: Format, tokens: usize) -> Case {
-    let inputs = Inputs { x: Fill::Uniform(1.0), residual: Fill::Uniform(1.0), label: "" };
-    case(name, format, [tokens, rows, cols], inputs)
+    let outputs = if name.ends_with("swiglu") { rows / 2 } else { rows };
+    let case = ProductCase::new(name, "", format, [tokens, outputs, cols]).x(Fill::Uniform(1.0));
+    case.residual(Fill::Uniform(1.0)).weight(Fill::Uniform(0.1)).build()
 }
 
 /// Checks cases, several references at a time.
@@ -148,28 +113,12 @@ fn every_whole_shape_matches_its_reference() {
     }
 }
 
-/// Columns that are staged by 64 too, and rows that fill a tile of 64 and not the next one.
-const COLS: usize = 320;
-const ROWS: usize = 74;
-
-const KERNELS: [&str; 5] = ["matmul", "matmul_add", "matmul_swiglu", "norm_matmul", "norm_matmul_swiglu"];
+/// Rows that fill a tile of 64 and not the next one, and columns that are staged by 64 too.
+const SHAPE: [usize; 2] = [74, 320];
 
 /// A kernel on some rows, which follow from their numbers alone.
 fn numbered(name: &str, format: Format, rows: &[usize]) -> Case {
-    let value = |row: usize, column: usize| (((row * 8191 + column * 127) % 1009) as f64 - 504.0) / 256.0;
-    let values = |width: usize| {
-        Fill::Values(rows.iter().flat_map(|&row| (0..width).map(move |i| value(row, i))).collect())
-    };
-    let width = if name.ends_with("swiglu") { ROWS / 2 } else { ROWS };
-    // Weights follow from the label, gains too.
-    let mut case = case(
-        name,
-        format,
-        [rows.len(), ROWS, COLS],
-        Inputs { x: values(COLS), residual: values(width), label: "numbered rows, " },
-    );
-    case.seed = 7;
-    case
+    seeded(product(name, format, rows, SHAPE, any))
 }
 
 /// The first rows, each alone, as the defaults compute it.
@@ -190,7 +139,7 @@ fn same_among(gpu: &Gpu, name: &str, format: Format, tokens: usize, expected: &[
 
 /// What is staged differs by format, what is read and stored by kernel: each with one of the other.
 fn kernels_and_formats() -> impl Iterator<Item = (&'static str, Format)> {
-    KERNELS.into_iter().zip(Format::ALL)
+    TILES.into_iter().zip(Format::ALL)
 }
 
 #[test]

@@ -11,7 +11,7 @@ use samara::instruments::document::Ceilings;
 use samara::instruments::versions::against;
 use samara::instruments::workbench::{Rotation, time};
 use samara::instruments::{steps, tune};
-use samara::kernels::{Case, LIST, Shaders};
+use samara::kernels::{Case, Entry, Shaders};
 use samara::model::{Checkpoint, synth};
 use samara::{Error, LoadOptions, Model};
 
@@ -19,8 +19,8 @@ use samara::{Error, LoadOptions, Model};
 const CEILINGS: Ceilings = Ceilings { copy_gb_s: 1e6, fma_gflop_s: 1e6, matrix_gflop_s: None };
 
 fn case(kernel: &str, label: &str) -> Case {
-    let entry = LIST.iter().find(|entry| entry.name == kernel).unwrap();
-    let found = (entry.cases)().into_iter().find(|case| case.label.contains(label));
+    let entry = Entry::named(kernel).unwrap();
+    let found = entry.cases().into_iter().find(|case| case.label.contains(label));
     found.unwrap_or_else(|| panic!("{kernel} has no case {label}"))
 }
 
@@ -37,7 +37,7 @@ const SUM: &str = "a[id.x] + b[id.x]";
 #[test]
 fn a_row_follows_from_its_samples() {
     let Some(gpu) = common::gpu() else { return };
-    let case = case("matvec", "270M qkv, 1152 x 1280 at 0 of 1152, q8_0");
+    let case = case("matvec", "270M qkv, T 1, 1152 x 1280, q8_0");
     let row = time(&gpu, &case, &CEILINGS, 5).unwrap().unwrap();
     let (ns, cost) = (row.ns.median(), case.cost());
     assert_eq!((row.ns.values().len(), row.kernel.as_str(), &row.case), (5, "matvec", &case.label));

@@ -262,7 +262,7 @@ pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{LIST, Shaders};
+    use crate::kernels::{Entry, Shaders};
 
     fn adapter(driver: &str) -> AdapterSummary {
         AdapterSummary {
@@ -285,8 +285,8 @@ mod tests {
 
     /// The first case of `add`, its source, and tuned values for it.
     fn tuned(value: u32) -> (Box<dyn Kernel>, Source, Tuned) {
-        let add = LIST.iter().find(|entry| entry.name == "add").unwrap();
-        let kernel = (add.cases)().remove(0).kernel;
+        let add = Entry::named("add").unwrap();
+        let kernel = add.cases().remove(0).kernel;
         let source = Shaders::default().source(&kernel.source(Tier::PLAIN));
         let choice = [("WG".to_owned(), value)].into_iter().collect();
         let tuned = Tuned::new(&*kernel, Tier::PLAIN, &source, &choice);

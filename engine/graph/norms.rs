@@ -6,10 +6,7 @@
 use crate::graph::{Graph, Op, kernel};
 use crate::kernels::add_rms_norm::AddRmsNorm;
 use crate::kernels::multiply::Multiply;
-use crate::kernels::norm_matmul::NormMatmul;
-use crate::kernels::norm_matmul_swiglu::NormMatmulSwiglu;
-use crate::kernels::norm_matvec::NormMatvec;
-use crate::kernels::norm_matvec_swiglu::NormMatvecSwiglu;
+use crate::kernels::product::{Product, Prologue};
 use crate::kernels::qk_norm::QkNorm;
 use crate::kernels::qk_norm_rope::QkNormRope;
 use crate::kernels::qk_norm_rope_attention::QkNormRopeAttention;
@@ -34,11 +31,10 @@ impl Graph {
 /// The norms of an operation; a chain has one mean. Queries and keys have a norm each. Every part of a split
 /// weight computes the norm that it takes in, and the first one counts.
 fn norms(op: &Op) -> usize {
-    let part = kernel::<NormMatvec>(op).map(|op| op.row0).or(kernel::<NormMatmul>(op).map(|op| op.row0));
-    let taken_in = is::<NormMatvecSwiglu>(op) || is::<NormMatmulSwiglu>(op) || part == Some(0);
-    let one = is::<RmsNorm>(op) || is::<AddRmsNorm>(op) || is::<RowMean>(op) || taken_in;
+    let first = |product: &Product| product.prologue != Prologue::Plain && product.row0 == 0;
+    let one = is::<RmsNorm>(op) || is::<AddRmsNorm>(op) || is::<RowMean>(op);
     let two = is::<QkNorm>(op) || is::<QkNormRope>(op) || is::<QkNormRopeAttention>(op);
-    usize::from(one) + 2 * usize::from(two)
+    usize::from(one || kernel::<Product>(op).is_some_and(first)) + 2 * usize::from(two)
 }
 
 fn is_norm_only(op: &Op) -> bool {

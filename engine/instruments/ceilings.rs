@@ -12,7 +12,7 @@ use crate::gpu::{Executor, Gpu};
 use crate::kernels::matrix_multiply_add::MatrixMultiplyAdd;
 use crate::kernels::multiply_add::MultiplyAdd;
 use crate::kernels::stream_copy::StreamCopy;
-use crate::kernels::{Case, CaseBuilder, Fill, Kernel, LIST, MatrixShape, Tier};
+use crate::kernels::{Case, CaseBuilder, Entry, Fill, Kernel, MatrixShape, Tier};
 use crate::tensor::{DType, Tensors};
 
 /// Runs of which the best counts.
@@ -82,8 +82,8 @@ fn matrix(gpu: &Gpu) -> Result<Option<f64>> {
 
 /// Refuses to go on when a case of a kernel is off its reference.
 fn checked(gpu: &Gpu, name: &str) -> Result<()> {
-    let entry = LIST.iter().find(|entry| entry.name == name).expect("a kernel of the list");
-    for case in (entry.cases)().iter().filter(|case| !case.bench) {
+    let entry = Entry::named(name).expect("a kernel of the list");
+    for case in entry.cases().iter().filter(|case| !case.bench) {
         if let Some(mismatch) = check(gpu, case)? {
             return Err(Error::Gpu(format!(
                 "adapter `{}`: `{name}` is wrong, so nothing is measured with it: {mismatch}",

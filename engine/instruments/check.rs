@@ -63,7 +63,7 @@ pub fn check_cases(
 ) -> Result<(usize, Vec<Failed>)> {
     let (mut ran, mut failed) = (0, Vec::new());
     let tier = gpu.tier();
-    for mut case in (entry.cases)().into_iter().filter(|case| case.kernel.runs_on(tier) && wanted(case)) {
+    for mut case in entry.cases().into_iter().filter(|case| case.kernel.runs_on(tier) && wanted(case)) {
         ran += 1;
         case.seed = seed.unwrap_or(case.seed);
         let why = match check(gpu, &case) {

@@ -4,7 +4,7 @@ use super::tune::tunable;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Op;
-use crate::kernels::{Access, Case, Fill, LIST};
+use crate::kernels::{Access, Case, Entry, Fill};
 use crate::model::openelm::StepShape;
 use crate::model::{Checkpoint, synth};
 use crate::session::{LoadOptions, Model};
@@ -67,7 +67,7 @@ fn case(op: Op, tensors: &Tensors, position: usize, vocab: usize) -> Case {
 
 /// Returns the largest error that a benched case of a kernel may have.
 fn tolerance(kernel: &str) -> f64 {
-    let entry = LIST.iter().find(|entry| entry.name == kernel);
-    let cases = entry.map_or_else(Vec::new, |entry| (entry.cases)());
+    let entry = Entry::named(kernel);
+    let cases = entry.map_or_else(Vec::new, |entry| entry.cases());
     cases.iter().filter(|case| case.bench).map(|case| case.tolerance).fold(0.0, f64::max)
 }

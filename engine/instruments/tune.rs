@@ -179,7 +179,7 @@ mod tests {
     use crate::kernels::{LIST, Shaders, Tunable};
 
     fn cases() -> Vec<Case> {
-        LIST.iter().flat_map(|entry| (entry.cases)()).collect()
+        LIST.iter().flat_map(|entry| entry.cases()).collect()
     }
 
     /// What a search found when the best values took these times, and the default 10 to 12.

@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn copies_exceed_the_cache_unless_they_would_be_too_many_or_too_large() {
-        let benched = LIST.iter().flat_map(|entry| (entry.cases)()).filter(|case| case.bench);
+        let benched = LIST.iter().flat_map(|entry| entry.cases()).filter(|case| case.bench);
         let mut exceeding = 0;
         for case in
             benched.filter(|case| ["add", "embed", "matvec", "kv_write"].contains(&case.kernel.name()))

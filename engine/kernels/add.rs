@@ -91,10 +91,7 @@ impl Kernel for Add {
 /// OpenELM's widths for one token and a prefill, and sums that are hard to place or to round.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, tokens: usize, model_dim: usize, fill: Fill, bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, D {model_dim}"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, D {model_dim}")).benched(bench);
         let a = case.tensor("a", [tokens, model_dim], DType::F32, fill.clone());
         let b = case.tensor("b", [tokens, model_dim], DType::F32, fill);
         let out = case.tensor("out", [tokens, model_dim], DType::F32, Fill::Zero);

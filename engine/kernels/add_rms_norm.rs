@@ -124,10 +124,7 @@ impl Kernel for AddRmsNorm {
 /// OpenELM's widths for one token and a prefill, and rows that are hard to normalise.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, tokens: usize, model_dim: usize, fill: Fill, bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, D {model_dim}"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, D {model_dim}")).benched(bench);
         let rows = [tokens, model_dim];
         let a = case.tensor("a", rows, DType::F32, fill.clone());
         let b = case.tensor("b", rows, DType::F32, fill);

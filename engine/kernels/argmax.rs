@@ -185,15 +185,13 @@ pub fn cases() -> Vec<Case> {
         case.build(kernel, 0.0, "comparisons are exact")
     };
     let case = |label: &str, shape: [usize; 2], advance: usize, fill: Fill, bench: bool| {
-        let case = CaseBuilder::new(label);
-        build(if bench { case.benched() } else { case }, shape, fill, Some((41, advance)))
+        build(CaseBuilder::new(label).benched(bench), shape, fill, Some((41, advance)))
     };
     let place = |label: &str, position: u32, advance: usize| {
         build(CaseBuilder::new(label), [2, 100], Fill::Uniform(20.0), Some((position, advance)))
     };
     let rows = |label: &str, shape: [usize; 2], fill: Fill, bench: bool| {
-        let case = CaseBuilder::new(label);
-        build(if bench { case.benched() } else { case }, shape, fill, None)
+        build(CaseBuilder::new(label).benched(bench), shape, fill, None)
     };
     // Logits that are `rest` but for some.
     let values = |n: usize, rest: f64, some: &[(usize, f64)]| {

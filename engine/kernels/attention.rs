@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::cache::Cache;
-use super::tiles::F16_ERROR;
+use super::tier::F16_ERROR;
 use super::{
     Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, MatrixShape, Memory, Operand, Tier,
     Tunable, dim, fragment,
@@ -218,10 +218,7 @@ pub fn cases() -> Vec<Case> {
     let case = |label: &str, step: Step, heads: Step, dtype, fills: [Fill; 3], bench| {
         let ([tokens, position, s], [h, hkv, dh]) = (step, heads);
         let label = format!("{label}, T {tokens} at {position} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}");
-        let mut case = CaseBuilder::new(label);
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(label).benched(bench);
         let [q_fill, k_fill, v_fill] = fills;
         let q = case.tensor("q", [tokens, (h + hkv) * dh], DType::F32, q_fill);
         let k_cache = case.tensor("k_cache", [hkv, s, dh], dtype, k_fill);

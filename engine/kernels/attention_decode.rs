@@ -163,10 +163,7 @@ pub fn cases() -> Vec<Case> {
         let [h, hkv, dh] = heads;
         let splits_label = if splits == 1 { String::new() } else { format!(", splits {splits}") };
         let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}{splits_label}");
-        let mut case = CaseBuilder::new(label);
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(label).benched(bench);
         let [q_fill, k_fill, v_fill] = fills;
         let (tokens, shape) = (rows.tokens(), rows.cache([hkv, s, dh]));
         let q = case.tensor("q", [tokens, (h + hkv) * dh], DType::F32, q_fill);

@@ -105,11 +105,7 @@ impl Kernel for AttentionMerge {
 /// OpenELM's heads, for one row and a few, with parts that are empty or far below the others.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, [tokens, heads, splits, dh]: [usize; 4], spread: f64, empty: usize, bench| {
-        let mut case =
-            CaseBuilder::new(format!("{label}, T {tokens}, H {heads}, splits {splits}, Dh {dh}"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, H {heads}, splits {splits}, Dh {dh}")).benched(bench);
         let value = |i: usize| (i * 7919 % 1013) as f64 / 506.5 - 1.0;
         let part = |row: usize, split: usize| -> Vec<f64> {
             let i = row * splits + split;

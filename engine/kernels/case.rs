@@ -132,10 +132,9 @@ impl CaseBuilder {
         Self { tensors: Tensors::default(), label: label.into(), fills: Vec::new(), bench: false }
     }
 
-    /// Marks the case as one that benches time.
-    pub fn benched(mut self) -> Self {
-        self.bench = true;
-        self
+    /// Says whether benches time the case.
+    pub fn benched(self, bench: bool) -> Self {
+        Self { bench, ..self }
     }
 
     /// Adds a tensor.

@@ -123,7 +123,7 @@ impl Kernel for Embed {
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, format: Format, ids: &[u32], [rows, model_dim]: [usize; 2], [row0, vocab]: [usize; 2]| {
         let label = format!("{label}, T {}, {rows} x {model_dim} at {row0} of {vocab}, {format}", ids.len());
-        let mut case = CaseBuilder::new(label).benched();
+        let mut case = CaseBuilder::new(label).benched(true);
         let values = ids.iter().map(|&id| f64::from(id)).collect();
         let ids = case.tensor("ids", [ids.len()], DType::U32, Fill::Values(values));
         let weight = case.tensor("weight", [rows, model_dim], format.dtype(), Fill::Uniform(1.0));

@@ -2,20 +2,8 @@
 
 use super::Memory;
 use super::cache::Cache;
-use super::rows::normed;
+use super::math::{rms_norm, rotate};
 use crate::tensor::TensorId;
-
-/// Returns the head turned by a row of the RoPE table: cosines, then sines.
-pub(super) fn turned(x: &[f64], table: &[f64]) -> Vec<f64> {
-    let half = x.len() / 2;
-    let mut out = vec![0.0; x.len()];
-    for j in 0..half {
-        let (cos, sin) = (table[j], table[half + j]);
-        out[j] = x[j] * cos - x[half + j] * sin;
-        out[half + j] = x[half + j] * cos + x[j] * sin;
-    }
-    out
-}
 
 /// The packed projection of a step, `[T, (H + 2 Hkv) * Dh]`, with all that makes queries, keys and values of it.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +45,7 @@ impl Projection {
     fn prepared(&self, memory: &Memory, [t, h]: [usize; 2], weight: TensorId) -> Vec<f64> {
         let head_dim = self.cache.head_dim;
         let place = self.cache.places.place(memory.read(self.position), t);
-        let x = normed(self.head(memory, [t, h]), memory.read(weight), self.eps);
-        turned(&x, &memory.read(self.table)[place * head_dim..][..head_dim])
+        let x = rms_norm(self.head(memory, [t, h]), memory.read(weight), self.eps);
+        rotate(&x, &memory.read(self.table)[place * head_dim..][..head_dim])
     }
 }

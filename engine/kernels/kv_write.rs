@@ -134,10 +134,7 @@ pub fn cases() -> Vec<Case> {
     let case = |label: &str, (rows, s): (Rows, usize), heads: [usize; 3], dtype, fill: Fill, bench| {
         let ([h, hkv, dh], tokens) = (heads, rows.tokens());
         let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}");
-        let mut case = CaseBuilder::new(label);
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(label).benched(bench);
         let qk = case.tensor("qk", [tokens, (h + hkv) * dh], DType::F32, fill.clone());
         let qkv = case.tensor("qkv", [tokens, (h + 2 * hkv) * dh], DType::F32, fill);
         let position = rows.position(&mut case);

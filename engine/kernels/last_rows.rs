@@ -105,10 +105,7 @@ impl Kernel for LastRows {
 /// OpenELM's widths behind a prefill, and rows that are hard to place.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, tokens: usize, [n, m]: [usize; 2], bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, N {n}, M {m}"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, N {n}, M {m}")).benched(bench);
         let x = case.tensor("x", [tokens, n], DType::F32, Fill::Extreme);
         let y = case.tensor("y", [tokens, m], DType::F32, Fill::Extreme);
         let out_x = case.tensor("out_x", [1, n], DType::F32, Fill::Zero);

@@ -138,10 +138,7 @@ impl Kernel for LogLikelihood {
 pub fn cases() -> Vec<Case> {
     const V: usize = 32000;
     let case = |label: &str, [rows, vocabulary]: [usize; 2], fill: Fill, targets: &[u32], bench: bool| {
-        let mut case = CaseBuilder::new(label);
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(label).benched(bench);
         // One more than there are rows.
         let given = (0..=rows).map(|row| targets[row % targets.len()].into()).collect();
         let logits = case.tensor("logits", [rows, vocabulary], DType::F32, fill);

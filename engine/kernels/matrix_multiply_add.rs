@@ -103,10 +103,7 @@ impl Kernel for MatrixMultiplyAdd {
 /// One workgroup and many, one product and many: factors that are no symmetric matrices.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, groups: usize, rounds: usize, bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, G {groups}, {rounds} rounds"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, G {groups}, {rounds} rounds")).benched(bench);
         let a = case.tensor("a", [DEPTH, BLOCK], DType::F16, Fill::Uniform(1.0));
         let b = case.tensor("b", [DEPTH, BLOCK], DType::F16, Fill::Uniform(1.0));
         let out = case.tensor("out", [groups, BLOCK, BLOCK], DType::F32, Fill::Zero);

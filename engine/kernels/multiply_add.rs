@@ -106,10 +106,7 @@ impl Kernel for MultiplyAdd {
 /// Chains from none to long, and invocations that do not fill a workgroup.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, invocations: usize, rounds: usize, bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, N {invocations}, {rounds} rounds"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, N {invocations}, {rounds} rounds")).benched(bench);
         let x = case.tensor("x", [invocations, 16], DType::F32, Fill::Uniform(1.0));
         let y = case.tensor("y", [4], DType::F32, Fill::Values(vec![0.5, -0.75, 0.25, 0.875]));
         let out = case.tensor("out", [invocations, 4], DType::F32, Fill::Zero);

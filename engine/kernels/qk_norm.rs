@@ -138,10 +138,7 @@ impl Kernel for QkNorm {
 /// OpenELM's heads for one token and a prefill, and heads that are hard to normalise.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, tokens: usize, [h, hkv, dh]: [usize; 3], fill: Fill, bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, H {h}, Hkv {hkv}, Dh {dh}"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, H {h}, Hkv {hkv}, Dh {dh}")).benched(bench);
         let qkv = case.tensor("qkv", [tokens, (h + 2 * hkv) * dh], DType::F32, fill);
         let q_weight = case.tensor("q_weight", [dh], DType::F32, Fill::Uniform(1.5));
         let k_weight = case.tensor("k_weight", [dh], DType::F32, Fill::Uniform(1.5));

@@ -185,10 +185,7 @@ pub fn cases() -> Vec<Case> {
     let case = |label: &str, (rows, s): (Rows, usize), heads: [usize; 3], dtype, fill: Fill, bench| {
         let ([h, hkv, dh], tokens) = (heads, rows.tokens());
         let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}");
-        let mut case = CaseBuilder::new(label);
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(label).benched(bench);
         let qkv = case.tensor("qkv", [tokens, (h + 2 * hkv) * dh], DType::F32, fill);
         let q_weight = case.tensor("q_weight", [dh], DType::F32, Fill::Uniform(1.5));
         let k_weight = case.tensor("k_weight", [dh], DType::F32, Fill::Uniform(1.5));

@@ -190,10 +190,7 @@ pub fn cases() -> Vec<Case> {
         let ([h, hkv, dh], tokens) = (heads, rows.tokens());
         let splits_label = if splits == 1 { String::new() } else { format!(", splits {splits}") };
         let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}{splits_label}");
-        let mut case = CaseBuilder::new(label);
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(label).benched(bench);
         let [fill, cached] = fills;
         let qkv = case.tensor("qkv", [tokens, (h + 2 * hkv) * dh], DType::F32, fill);
         let q_weight = case.tensor("q_weight", [dh], DType::F32, Fill::Uniform(1.5));

@@ -111,10 +111,7 @@ impl Kernel for RmsNorm {
 /// OpenELM's widths for one token and a prefill, and rows that are hard to normalise.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, [tokens, rows]: [usize; 2], model_dim: usize, fill: Fill, bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, D {model_dim}"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, D {model_dim}")).benched(bench);
         let x = case.tensor("x", [tokens, model_dim], DType::F32, fill);
         let weight = case.tensor("weight", [model_dim], DType::F32, Fill::Uniform(1.5));
         let out = case.tensor("out", [rows, model_dim], DType::F32, Fill::Zero);

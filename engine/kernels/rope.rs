@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::heads::turned;
+use super::math::rotate;
 use super::place::{PAST, Places, RAGGED, Rows};
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
@@ -119,7 +119,7 @@ impl Kernel for Rope {
                 (memory.read(self.x), memory.read(self.table), memory.read(self.position));
             for (row, (x, out)) in x.chunks(self.head_dim).zip(out.chunks_mut(self.head_dim)).enumerate() {
                 let place = self.places.place(position, row / self.heads);
-                out.copy_from_slice(&turned(x, &table[place * self.head_dim..][..self.head_dim]));
+                out.copy_from_slice(&rotate(x, &table[place * self.head_dim..][..self.head_dim]));
             }
         });
     }
@@ -129,10 +129,7 @@ impl Kernel for Rope {
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, (rows, s): (Rows, usize), [heads, dh]: [usize; 2], fill, bench| {
         let tokens = rows.tokens();
-        let mut case = CaseBuilder::new(format!("{label}, {rows}, heads {heads}, Dh {dh}"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, {rows}, heads {heads}, Dh {dh}")).benched(bench);
         let x = case.tensor("x", [tokens, heads * dh], DType::F32, fill);
         let table = case.tensor("table", [s, dh], DType::F32, Fill::Values(table(s, dh, 10000.0)));
         let position = rows.position(&mut case);

@@ -443,10 +443,7 @@ impl Draft {
 
     fn case(self) -> Case {
         let Self { label, shape: [rows, vocabulary], logits, settings, kind, bench } = self;
-        let mut case = CaseBuilder::new(label);
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(label).benched(bench);
         let words = |words: Vec<u32>| Fill::Values(words.into_iter().map(f64::from).collect());
         // Ids of a sequence that comes back to some of them.
         let id = |index: usize| dim(index * 37 % 61 * 13 % vocabulary);

@@ -87,7 +87,7 @@ impl Shaders {
 /// Returns the paths of all shader files.
 fn paths() -> BTreeSet<&'static str> {
     let mut paths = BTreeSet::new();
-    for case in LIST.iter().flat_map(|entry| (entry.cases)()) {
+    for case in LIST.iter().flat_map(|entry| entry.cases()) {
         for tier in Tier::ALL.into_iter().filter(|tier| case.kernel.runs_on(*tier)) {
             paths.extend(case.kernel.source(tier).iter().map(|fragment| fragment.path));
         }
@@ -203,16 +203,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let message = || Shaders::read(folder.path()).unwrap_err().to_string();
         assert!(message().contains("holds no .wgsl file"), "{}", message());
-        fs::create_dir(folder.path().join("lib")).unwrap();
-        fs::write(folder.path().join("lib/rows.wgsl"), "// mine").unwrap();
+        fs::create_dir(folder.path().join("product")).unwrap();
+        fs::write(folder.path().join("product/rows.wgsl"), "// mine").unwrap();
         fs::write(folder.path().join("notes.txt"), "not a shader").unwrap();
         let shaders = Shaders::read(folder.path()).unwrap();
-        assert_eq!(shaders.paths().collect::<Vec<_>>(), ["lib/rows.wgsl"]);
-        let (rows, add) = (fragment!("lib/rows.wgsl"), fragment!("add.wgsl"));
+        assert_eq!(shaders.paths().collect::<Vec<_>>(), ["product/rows.wgsl"]);
+        let (rows, add) = (fragment!("product/rows.wgsl"), fragment!("add.wgsl"));
         assert!(shaders.change(&[add, rows]) && !shaders.change(&[add]));
         let source = shaders.source(&[add, rows]);
         assert!(source.text.starts_with("// Residual connection") && source.text.ends_with("// mine\n"));
-        fs::write(folder.path().join("matvecs.wgsl"), "").unwrap();
-        assert!(message().contains("matvecs.wgsl") && message().contains("matvec.wgsl,"), "{}", message());
+        fs::write(folder.path().join("adds.wgsl"), "").unwrap();
+        assert!(message().contains("adds.wgsl") && message().contains("add.wgsl,"), "{}", message());
     }
 }

@@ -89,10 +89,7 @@ impl Kernel for StreamCopy {
 /// Lengths around those of a workgroup, and one that no cache of a CPU holds.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, elements: usize, fill: Fill, bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, N {elements}"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, N {elements}")).benched(bench);
         let x = case.tensor("x", [elements], DType::F32, fill);
         let out = case.tensor("out", [elements], DType::F32, Fill::Zero);
         let kernel = StreamCopy::new(&case.tensors, x, out);

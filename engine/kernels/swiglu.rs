@@ -93,10 +93,7 @@ impl Kernel for Swiglu {
 /// OpenELM's FFN widths for one token and a prefill, and gates that overflow an exponential.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, tokens: usize, width: usize, fill: Fill, bench: bool| {
-        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, F {width}"));
-        if bench {
-            case = case.benched();
-        }
+        let mut case = CaseBuilder::new(format!("{label}, T {tokens}, F {width}")).benched(bench);
         let x = case.tensor("x", [tokens, 2 * width], DType::F32, fill);
         let out = case.tensor("out", [tokens, width], DType::F32, Fill::Zero);
         let kernel = Swiglu::new(&case.tensors, x, out);

@@ -25,8 +25,7 @@ use crate::kernels::embed::Embed;
 use crate::kernels::kv_write::KvWrite;
 use crate::kernels::last_rows::LastRows;
 use crate::kernels::log_likelihood::{self, LogLikelihood};
-use crate::kernels::matmul::Matmul;
-use crate::kernels::matvec::Matvec;
+use crate::kernels::product::{Epilogue, Path, Product, Prologue};
 use crate::kernels::qk_norm::QkNorm;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
@@ -440,17 +439,13 @@ impl<'a> Builder<'a> {
 
     /// `x W^T`, one operation for each part of the weight.
     fn matmul_into(&mut self, label: &str, x: TensorId, name: &str, out: TensorId) {
-        let tokens = self.rows(x);
+        let StepShape { few, batch, packed, .. } = self.shape;
+        let by_rows = !packed && (self.rows(x) <= few || batch.is_some());
+        let path = if by_rows { Path::Rows } else { Path::Tiles };
         for (weight, rows) in self.weight(name) {
             let graph = &mut self.step.graph;
-            let few = tokens <= self.shape.few || self.shape.batch.is_some();
-            if few && !self.shape.packed {
-                let kernel = Matvec::new(graph.tensors(), x, weight, out, rows.start);
-                graph.push(label, kernel);
-            } else {
-                let kernel = Matmul::new(graph.tensors(), x, weight, out, rows.start);
-                graph.push(label, kernel);
-            }
+            let choices = (Prologue::Plain, path, Epilogue::Store);
+            graph.push(label, Product::new(graph.tensors(), choices, [x, weight, out], rows.start));
         }
     }
 

@@ -1,4 +1,4 @@
-// A block of 32 tokens x 32 rows for lib/tile_coop.wgsl, as 2 x 2 matrices of 16 x 16: for 16 columns two of x
+// A block of 32 tokens x 32 rows for product/tile_coop.wgsl, as 2 x 2 matrices of 16 x 16: for 16 columns two of x
 // and two of the weight are loaded for four products that do not depend on each other. block_8.wgsl defines the
 // same names.
 

@@ -1,4 +1,4 @@
-// A block of 32 tokens x 32 rows for lib/tile_coop.wgsl, as 4 x 4 matrices of 8 x 8: for 8 columns four of x and four
+// A block of 32 tokens x 32 rows for product/tile_coop.wgsl, as 4 x 4 matrices of 8 x 8: for 8 columns four of x and four
 // of the weight are loaded for sixteen products that do not depend on each other. block_16.wgsl defines the same
 // names.
 

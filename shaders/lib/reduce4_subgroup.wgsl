@@ -7,7 +7,7 @@
 // `main` is here, and calls the kernel's `run`, because subgroup built-ins are arguments of the entry point:
 // naga writes those that are members of a struct to HLSL without a value, and DX12 refuses them.
 
-override PITCH: u32 = WG / 4u + QUADS; // no subgroup has less than 4 invocations
+override PITCH: u32 = WG / 4u + SLOTS; // no subgroup has less than 4 invocations
 
 var<workgroup> parts: array<vec4<f32>, (TOKENS + EXTRA) * PITCH>;
 
@@ -31,9 +31,10 @@ fn share(k: u32, value: vec4<f32>, at: Invocation) {
     }
 }
 
-// The quarter of a chunk of 16 values that an invocation loads for its subgroup, where all are at one chunk.
+// The quarter of a chunk of 16 values that an invocation loads for its subgroup, where all are at one chunk; else the
+// first.
 fn quarter(at: Invocation) -> u32 {
-    return at.lane % 4u;
+    return select(0u, at.lane % 4u, LANES == 1u);
 }
 
 // The four quarters, from the v of those who loaded them. Every invocation must call; only where LANES is 1 any does,

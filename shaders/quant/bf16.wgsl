@@ -5,9 +5,9 @@
 
 const PARTS = 1u; // of 16 values in a piece
 
-alias Piece = Weight16;
+alias Piece = WeightChunk;
 
-struct Weight16 {
+struct WeightChunk {
     a: vec4<f32>,
     b: vec4<f32>,
     c: vec4<f32>,
@@ -23,19 +23,15 @@ fn widen(words: vec2<u32>) -> vec4<f32> {
     ));
 }
 
-// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
-fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
-    let at = row * (cols / 8u) + chunk * 2u;
-    let low = weights[at];
-    let high = weights[at + 1u];
-    return Weight16(widen(low.xy), widen(low.zw), widen(high.xy), widen(high.zw));
-}
-
-// The same, for loops over pieces of 16 bytes or more.
+// Values 16 * at .. 16 * at + 16 of a row of `cols` values.
 fn piece(row: u32, at: u32, cols: u32) -> Piece {
-    return weight16(row, at, cols);
+    let first = row * (cols / 8u) + at * 2u;
+    let low = weights[first];
+    let high = weights[first + 1u];
+    return Piece(widen(low.xy), widen(low.zw), widen(high.xy), widen(high.zw));
 }
 
-fn part16(piece: Piece, part: u32) -> Weight16 {
+// All of a piece.
+fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
     return piece;
 }

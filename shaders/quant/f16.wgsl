@@ -11,7 +11,7 @@ struct Piece {
     high: vec4<u32>,
 }
 
-struct Weight16 {
+struct WeightChunk {
     a: vec4<f32>,
     b: vec4<f32>,
     c: vec4<f32>,
@@ -25,16 +25,11 @@ fn piece(row: u32, at: u32, cols: u32) -> Piece {
 }
 
 // All of a piece.
-fn part16(piece: Piece, part: u32) -> Weight16 {
-    return Weight16(
+fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
+    return WeightChunk(
         vec4<f32>(unpack2x16float(piece.low.x), unpack2x16float(piece.low.y)),
         vec4<f32>(unpack2x16float(piece.low.z), unpack2x16float(piece.low.w)),
         vec4<f32>(unpack2x16float(piece.high.x), unpack2x16float(piece.high.y)),
         vec4<f32>(unpack2x16float(piece.high.z), unpack2x16float(piece.high.w)),
     );
-}
-
-// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
-fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
-    return part16(piece(row, chunk, cols), 0u);
 }

@@ -4,26 +4,22 @@
 
 const PARTS = 1u; // of 16 values in a piece
 
-alias Piece = Weight16;
+alias Piece = WeightChunk;
 
-struct Weight16 {
+struct WeightChunk {
     a: vec4<f32>,
     b: vec4<f32>,
     c: vec4<f32>,
     d: vec4<f32>,
 }
 
-// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
-fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
-    let at = row * (cols / 4u) + chunk * 4u;
-    return Weight16(weights[at], weights[at + 1u], weights[at + 2u], weights[at + 3u]);
-}
-
-// The same, for loops over pieces of 16 bytes or more.
+// Values 16 * at .. 16 * at + 16 of a row of `cols` values, as they are stored.
 fn piece(row: u32, at: u32, cols: u32) -> Piece {
-    return weight16(row, at, cols);
+    let first = row * (cols / 4u) + at * 4u;
+    return Piece(weights[first], weights[first + 1u], weights[first + 2u], weights[first + 3u]);
 }
 
-fn part16(piece: Piece, part: u32) -> Weight16 {
+// All of a piece.
+fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
     return piece;
 }

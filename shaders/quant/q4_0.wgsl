@@ -11,7 +11,7 @@ struct Piece {
     scale: f32,
 }
 
-struct Weight16 {
+struct WeightChunk {
     a: vec4<f32>,
     b: vec4<f32>,
     c: vec4<f32>,
@@ -31,17 +31,12 @@ fn piece(row: u32, at: u32, cols: u32) -> Piece {
 }
 
 // Part 0 or 1 of a piece.
-fn part16(piece: Piece, part: u32) -> Weight16 {
+fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
     let words = select(piece.words.xy, piece.words.zw, part == 1u);
-    return Weight16(
+    return WeightChunk(
         nibbles(words.x) * piece.scale,
         nibbles(words.x >> 16u) * piece.scale,
         nibbles(words.y) * piece.scale,
         nibbles(words.y >> 16u) * piece.scale,
     );
-}
-
-// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
-fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
-    return part16(piece(row, chunk / 2u, cols), chunk % 2u);
 }

@@ -1,4 +1,4 @@
-// q4_0 weights as integers, for lib/products_int8.wgsl and lib/tile_int8.wgsl: eight nibbles of a word become two
+// q4_0 weights as integers, for product/rows_int8.wgsl and product/tile_int8.wgsl: eight nibbles of a word become two
 // words of four bytes, the even values and the odd ones. q4_0.wgsl has the layout.
 
 @group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 32]

@@ -11,7 +11,7 @@ struct Piece {
     scale: f32,
 }
 
-struct Weight16 {
+struct WeightChunk {
     a: vec4<f32>,
     b: vec4<f32>,
     c: vec4<f32>,
@@ -26,16 +26,11 @@ fn piece(row: u32, at: u32, cols: u32) -> Piece {
 }
 
 // All of a piece.
-fn part16(piece: Piece, part: u32) -> Weight16 {
-    return Weight16(
+fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
+    return WeightChunk(
         vec4<f32>(unpack4xI8(piece.words.x)) * piece.scale,
         vec4<f32>(unpack4xI8(piece.words.y)) * piece.scale,
         vec4<f32>(unpack4xI8(piece.words.z)) * piece.scale,
         vec4<f32>(unpack4xI8(piece.words.w)) * piece.scale,
     );
-}
-
-// Values 16 * chunk .. 16 * chunk + 16 of a row of `cols` values.
-fn weight16(row: u32, chunk: u32, cols: u32) -> Weight16 {
-    return part16(piece(row, chunk, cols), 0u);
 }

@@ -1,4 +1,4 @@
-// q8_0 weights as integers, for lib/products_int8.wgsl and lib/tile_int8.wgsl: the stored words as they are.
+// q8_0 weights as integers, for product/rows_int8.wgsl and product/tile_int8.wgsl: the stored words as they are.
 // q8_0.wgsl has the layout.
 
 @group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 16]

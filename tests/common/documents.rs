@@ -193,7 +193,7 @@ pub fn ablation(card: &Card, size: Size, format: Format) -> Ablation {
 
 /// Every benched case of every kernel.
 pub fn kernels(card: &Card) -> Kernels {
-    let cases = LIST.iter().flat_map(|entry| (entry.cases)()).filter(|case| case.bench);
+    let cases = LIST.iter().flat_map(|entry| entry.cases()).filter(|case| case.bench);
     let row = |(index, case): (usize, samara::kernels::Case)| {
         let cost = case.kernel.cost(0);
         let ns = card.ns(cost, index);

@@ -4,6 +4,7 @@
 pub mod checkpoint;
 pub mod documents;
 pub mod outputs;
+pub mod products;
 pub mod program;
 #[cfg(feature = "server")]
 pub mod serving;

@@ -42,7 +42,7 @@ pub fn variants() -> Vec<Variant> {
     let mut seen = BTreeSet::new();
     let tiers = Tier::ALL.into_iter().chain([without_f16]);
     let all = tiers.flat_map(|tier| {
-        let cases = LIST.iter().flat_map(|entry| (entry.cases)());
+        let cases = LIST.iter().flat_map(|entry| entry.cases());
         cases.filter(move |case| case.kernel.runs_on(tier)).map(move |case| Variant::new(case, tier))
     });
     all.filter(|v| {

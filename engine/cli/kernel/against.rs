@@ -207,9 +207,9 @@ mod tests {
         let mut watch = Watch::new(folder.path());
         assert!(watch.changes().is_empty());
         fs::create_dir(file("lib")).unwrap();
-        fs::write(file("lib/rows.wgsl"), "b").unwrap();
+        fs::write(file("lib/keys.wgsl"), "b").unwrap();
         fs::write(file("notes.txt"), "c").unwrap();
-        assert_eq!(watch.changes(), [Path::new("lib").join("rows.wgsl").display().to_string()]);
+        assert_eq!(watch.changes(), [Path::new("lib").join("keys.wgsl").display().to_string()]);
         assert!(watch.changes().is_empty());
         // The same length at another time, and another length.
         let time = SystemTime::now() + Duration::from_secs(9);

@@ -34,7 +34,7 @@ pub fn run(args: &ListArgs) -> Result<(), Failure> {
 
 fn cases(entry: &Entry) -> Table {
     let mut table = Table::new(["case", "shape", "benched", ">seed", ">tolerance"]);
-    for case in (entry.cases)() {
+    for case in entry.cases() {
         table.push([
             case.label.clone(),
             case.kernel.shape(),
@@ -50,8 +50,8 @@ fn kernels(args: &ListArgs) -> samara::Result<Table> {
     let names =
         ["kernel", "formats", "tiers", "tunables", ">invocations", ">workgroup bytes", ">buffers", ">cases"];
     let mut table = Table::new(names);
-    for entry in LIST {
-        let cases = (entry.cases)();
+    for entry in LIST.iter() {
+        let cases = entry.cases();
         let most = footprint(args, &cases)?;
         table.push([
             entry.name.to_owned(),

@@ -61,7 +61,7 @@ impl Selection {
     /// Returns the cases to time at a tier: of those that match, the benched ones; where none of those is
     /// benched but a text was given, all.
     fn timed(&self, entries: &[&Entry], tier: Tier) -> samara::Result<Vec<Case>> {
-        let all = entries.iter().flat_map(|entry| (entry.cases)());
+        let all = entries.iter().flat_map(|entry| entry.cases());
         let (here, elsewhere): (Vec<Case>, Vec<Case>) =
             all.filter(|case| self.matches(case)).partition(|case| case.kernel.runs_on(tier));
         if here.is_empty() && !elsewhere.is_empty() {
@@ -88,7 +88,7 @@ impl Selection {
 
 /// Finds a kernel by its name.
 fn entry(name: &str) -> samara::Result<&'static Entry> {
-    LIST.iter().find(|entry| entry.name == name).ok_or_else(|| {
+    Entry::named(name).ok_or_else(|| {
         let names: Vec<&str> = LIST.iter().map(|entry| entry.name).collect();
         Error::Input(format!("there is no kernel `{name}`; there are {}", names.join(", ")))
     })
@@ -167,7 +167,7 @@ mod tests {
             let cases = selection.timed(&selection.entries().unwrap(), tier);
             cases.map(|cases| cases.into_iter().map(|case| (case.label, case.bench)).collect::<Vec<_>>())
         };
-        let q8 = timed(&selection("matvec", Some("qkv, 1152")), Tier::PLAIN).unwrap();
+        let q8 = timed(&selection("matvec", Some("qkv, T 1, 1152")), Tier::PLAIN).unwrap();
         assert!(
             q8.len() == 5 && q8.iter().all(|(label, bench)| *bench && label.starts_with("270M qkv")),
             "{q8:?}"

@@ -75,7 +75,7 @@ fn case(args: &ShowArgs) -> samara::Result<Case> {
     let ShowArgs { name, format, case, .. } = args;
     let selection = Selection { name: name.clone(), case: case.clone() };
     let matching: Vec<Case> =
-        (entry(name)?.cases)().into_iter().filter(|case| selection.matches(case)).collect();
+        entry(name)?.cases().into_iter().filter(|case| selection.matches(case)).collect();
     if matching.is_empty() {
         return Err(selection.nothing());
     }

@@ -114,7 +114,7 @@ fn reproduction(args: &TestArgs, kernel: &str, label: &str, seed: u64, tier: Tie
 
 /// Returns why no case ran.
 fn none(args: &TestArgs, entries: &[&Entry], devices: &[Gpu]) -> Error {
-    let mut all = entries.iter().flat_map(|entry| (entry.cases)());
+    let mut all = entries.iter().flat_map(|entry| entry.cases());
     if all.any(|case| args.selection.matches(&case)) {
         let (name, tiers) = (&args.selection.name, tested(devices).tier);
         return Error::Input(format!("kernel `{name}` has no shader for tier {tiers}"));

@@ -1,13 +1,8 @@
 //! Products and the residual add that follows them.
 
-use crate::graph::{Graph, Op, kernel};
-use crate::kernels::Kernel;
+use crate::graph::{Graph, kernel};
 use crate::kernels::add::Add;
-use crate::kernels::matmul::Matmul;
-use crate::kernels::matmul_add::MatmulAdd;
-use crate::kernels::matvec::Matvec;
-use crate::kernels::matvec_add::MatvecAdd;
-use crate::tensor::TensorId;
+use crate::kernels::product::{Epilogue, Product, Prologue};
 
 /// `out = residual + W x` where the product is computed, of a few tokens or in tiles: it is never stored. A weight
 /// that is split over several bindings adds part by part.
@@ -16,9 +11,7 @@ pub(super) fn apply(graph: &mut Graph) {
     while index < graph.ops.len() {
         match fused_parts(graph, index) {
             Some(parts) => {
-                for (part, fused) in parts {
-                    graph.ops[part].kernel = fused;
-                }
+                parts.into_iter().for_each(|(part, fused)| graph.ops[part].kernel = Box::new(fused));
                 graph.ops.remove(index);
             }
             None => index += 1,
@@ -26,29 +19,23 @@ pub(super) fn apply(graph: &mut Graph) {
     }
 }
 
-/// The products that make a summand of the add at `index`, each with the kernel that adds the other summand.
-fn fused_parts(graph: &Graph, index: usize) -> Option<Vec<(usize, Box<dyn Kernel>)>> {
+/// The products that make a summand of the add at `index`, each with the other summand added.
+fn fused_parts(graph: &Graph, index: usize) -> Option<Vec<(usize, Product)>> {
     let add = kernel::<Add>(&graph.ops[index])?;
-    [(add.a, add.b), (add.b, add.a)].into_iter().find_map(|(residual, product)| {
-        let parts = graph.users(product).into_iter().filter(|&user| user != index);
-        let fused =
-            parts.map(|part| Some((part, fused(graph, &graph.ops[part], residual, product, add.out)?)));
+    [(add.a, add.b), (add.b, add.a)].into_iter().find_map(|(residual, summand)| {
+        let parts = graph.users(summand).into_iter().filter(|&user| user != index);
+        let fused = parts.map(|part| {
+            let product = kernel::<Product>(&graph.ops[part])?;
+            let fits = product.out == summand
+                && (product.prologue, product.epilogue) == (Prologue::Plain, Epilogue::Store);
+            let fused = fits.then(|| {
+                product.with(graph.tensors(), |product| {
+                    product.epilogue = Epilogue::Add { residual };
+                    product.out = add.out;
+                })
+            });
+            Some((part, fused?))
+        });
         fused.collect::<Option<Vec<_>>>().filter(|parts| !parts.is_empty())
     })
-}
-
-/// The operation that makes `product`, with the residual added, into `sum`.
-fn fused(
-    graph: &Graph,
-    op: &Op,
-    residual: TensorId,
-    product: TensorId,
-    sum: TensorId,
-) -> Option<Box<dyn Kernel>> {
-    let tensors = graph.tensors();
-    if let Some(&Matvec { x, weight, row0, .. }) = kernel::<Matvec>(op).filter(|op| op.out == product) {
-        return Some(Box::new(MatvecAdd::new(tensors, residual, x, weight, sum, row0)));
-    }
-    let &Matmul { x, weight, row0, .. } = kernel::<Matmul>(op).filter(|op| op.out == product)?;
-    Some(Box::new(MatmulAdd::new(tensors, residual, x, weight, sum, row0)))
 }

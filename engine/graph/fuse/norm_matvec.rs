@@ -1,17 +1,8 @@
 //! RMSNorm into the products that follow it.
 
-use crate::graph::{Graph, Op, kernel};
-use crate::kernels::Kernel;
-use crate::kernels::matmul::Matmul;
-use crate::kernels::matmul_swiglu::MatmulSwiglu;
-use crate::kernels::matvec::Matvec;
-use crate::kernels::matvec_swiglu::MatvecSwiglu;
-use crate::kernels::norm_matmul::NormMatmul;
-use crate::kernels::norm_matmul_swiglu::NormMatmulSwiglu;
-use crate::kernels::norm_matvec::NormMatvec;
-use crate::kernels::norm_matvec_swiglu::NormMatvecSwiglu;
+use crate::graph::{Graph, kernel};
+use crate::kernels::product::{Epilogue, Product, Prologue};
 use crate::kernels::rms_norm::RmsNorm;
-use crate::tensor::Tensors;
 
 /// The norm where the products read it, of a few tokens or in tiles: every workgroup normalises for itself, which
 /// costs less than a launch. A norm that something else reads too stays as it is.
@@ -20,9 +11,7 @@ pub(super) fn apply(graph: &mut Graph) {
     while index < graph.ops.len() {
         match fused_users(graph, index) {
             Some(users) => {
-                for (user, kernel) in users {
-                    graph.ops[user].kernel = kernel;
-                }
+                users.into_iter().for_each(|(user, fused)| graph.ops[user].kernel = Box::new(fused));
                 graph.ops.remove(index);
             }
             None => index += 1,
@@ -30,28 +19,20 @@ pub(super) fn apply(graph: &mut Graph) {
     }
 }
 
-/// The operations that read the norm at `index`, each with the kernel that takes it in.
-fn fused_users(graph: &Graph, index: usize) -> Option<Vec<(usize, Box<dyn Kernel>)>> {
+/// The products that read the norm at `index`, each with the norm taken in.
+fn fused_users(graph: &Graph, index: usize) -> Option<Vec<(usize, Product)>> {
     let norm = kernel::<RmsNorm>(&graph.ops[index])?;
     let users = graph.users(norm.out).into_iter().filter(|&user| user != index);
-    users.map(|user| Some((user, fused(graph.tensors(), norm, &graph.ops[user])?))).collect()
-}
-
-fn fused(tensors: &Tensors, norm: &RmsNorm, user: &Op) -> Option<Box<dyn Kernel>> {
-    let (x, gains, eps) = (norm.x, norm.weight, norm.eps);
-    if let Some(&Matvec { weight, out, row0, .. }) = kernel(user) {
-        return Some(Box::new(NormMatvec::new(tensors, x, gains, weight, out, row0, eps)));
-    }
-    if let Some(&Matmul { weight, out, row0, .. }) = kernel(user) {
-        return Some(Box::new(NormMatmul::new(tensors, x, gains, weight, out, row0, eps)));
-    }
-    // Gated ones take every row; only the head asks for the last ones, and is no such product.
-    if tensors[norm.x].shape != tensors[norm.out].shape {
-        return None;
-    }
-    if let Some(&MatvecSwiglu { weight, out, .. }) = kernel(user) {
-        return Some(Box::new(NormMatvecSwiglu::new(tensors, x, gains, weight, out, eps)));
-    }
-    let &MatmulSwiglu { weight, out, .. } = kernel(user)?;
-    Some(Box::new(NormMatmulSwiglu::new(tensors, x, gains, weight, out, eps)))
+    let fused = users.map(|user| {
+        let product = kernel::<Product>(&graph.ops[user])?;
+        let fits = product.prologue == Prologue::Plain && !matches!(product.epilogue, Epilogue::Add { .. });
+        let fused = fits.then(|| {
+            product.with(graph.tensors(), |product| {
+                product.prologue = Prologue::RmsNorm { gains: norm.weight, eps: norm.eps };
+                product.x = norm.x;
+            })
+        });
+        Some((user, fused?))
+    });
+    fused.collect()
 }

@@ -1,10 +1,10 @@
-// How lib/rows.wgsl multiplies a chunk of a row of the weight with one of x: a block of 32 columns as integers
+// How rows.wgsl multiplies a chunk of a row of the weight with one of x: a block of 32 columns as integers
 // of 8 bits, four products an instruction (dot4I8Packed), whose sum is exact; then by both scales in f32.
 // The invocation that multiplies a block of x rounds it itself, in registers, as ggml does for q8_0:
 //   scale = max |v| / 127,   q = round(v / scale)
 // No other invocation of the workgroup needs that block, so it is never stored, and costs no launch. The
 // format's fragment has the words of a block (`Piece`, `piece`) and the order of values in them (`packed`).
-// products_f32.wgsl defines the same names.
+// rows_f32.wgsl defines the same names.
 // On llvmpipe, which takes dot4I8Packed apart, slower than f32, best of three turns each: [1152, 1280] 2.3
 // times in q8_0 and q4_0, gate and up of [768, 1280] 2.1 and 2.3, [1280, 5120] 2.4 and 2.6, the head 2.2; a
 // token of the 270M 2.3 and 2.1. On an H200, 270M, q4_0, 1493 tokens/s against 1457 in f32: latency
@@ -35,34 +35,44 @@ struct ActivationChunk {
     squares: f32,
 }
 
+// All bits of an f32 but its sign.
+const MAGNITUDE = vec4<u32>(0x7fffffffu);
+
 // Magnitudes as bits, which compare as their values do, and NaN as the largest: it reaches the output.
-fn bits_of(v: vec4<f32>) -> vec4<u32> {
-    return bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu);
+fn largest16(v: Values16) -> vec4<u32> {
+    let a = bitcast<vec4<u32>>(v.a) & MAGNITUDE;
+    let b = bitcast<vec4<u32>>(v.b) & MAGNITUDE;
+    let c = bitcast<vec4<u32>>(v.c) & MAGNITUDE;
+    let d = bitcast<vec4<u32>>(v.d) & MAGNITUDE;
+    return max(max(a, b), max(c, d));
 }
 
-fn largest16(v: Activation16) -> vec4<u32> {
-    return max(max(bits_of(v.a), bits_of(v.b)), max(bits_of(v.c), bits_of(v.d)));
+fn rounded(v: vec4<f32>, inverse: f32) -> vec4<i32> {
+    return vec4<i32>(round(v * inverse));
 }
 
-fn words16(v: Activation16, inverse: f32) -> vec4<u32> {
-    let low = packed(vec4<i32>(round(v.a * inverse)), vec4<i32>(round(v.b * inverse)));
-    let high = packed(vec4<i32>(round(v.c * inverse)), vec4<i32>(round(v.d * inverse)));
+fn words16(v: Values16, inverse: f32) -> vec4<u32> {
+    let low = packed(rounded(v.a, inverse), rounded(v.b, inverse));
+    let high = packed(rounded(v.c, inverse), rounded(v.d, inverse));
     return vec4<u32>(low, high);
 }
 
 fn gain_chunk(chunk: u32, at: Invocation) -> GainChunk {
-    return GainChunk(gains16(2u * chunk, at), gains16(2u * chunk + 1u, at));
+    let half = 2u * chunk;
+    return GainChunk(gains16(half, at), gains16(half + 1u, at));
 }
 
 // Values 32 * chunk .. 32 * chunk + 32 of the row of x that begins at vector `row`.
 fn activation_chunk(row: u32, chunk: u32, gains: GainChunk, at: Invocation) -> ActivationChunk {
-    let low = activation16(row, 2u * chunk, gains.low, at);
-    let high = activation16(row, 2u * chunk + 1u, gains.high, at);
-    let four = max(largest16(low), largest16(high));
-    let largest = bitcast<f32>(max(max(four.x, four.y), max(four.z, four.w)));
+    let half = 2u * chunk;
+    let low = activation16(row, half, gains.low, at);
+    let high = activation16(row, half + 1u, gains.high, at);
+    let four = max(largest16(low.values), largest16(high.values));
+    let two = max(four.xy, four.zw);
+    let largest = bitcast<f32>(max(two.x, two.y));
     let inverse = select(0.0, 127.0 / largest, largest > LEAST);
     let squares = low.squares + high.squares;
-    return ActivationChunk(words16(low, inverse), words16(high, inverse), largest / 127.0, squares);
+    return ActivationChunk(words16(low.values, inverse), words16(high.values, inverse), largest / 127.0, squares);
 }
 
 fn dot4(p: vec4<u32>, q: vec4<u32>) -> i32 {

@@ -1,4 +1,4 @@
-// What an invocation of lib/tile_f32.wgsl or lib/tile_int8.wgsl adds up in registers.
+// What an invocation of tile_f32.wgsl or tile_int8.wgsl adds up in registers.
 
 // The products of a token with four rows, 8 apart, and with the four that follow in a tile of 64.
 struct Rows {

@@ -1,10 +1,7 @@
-// The product of a tile of tokens with a tile of rows of the weight, in f32, by a workgroup of 64 invocations.
-// The including kernel binds x, has `cols` and `tokens` among its params, and defines
-//   weight_row(tile, place)            the row of the weight at a place of a tile
-//   x_row(token)                       the row of x of a token
-//   store(token, tile, place, sums)    takes the products of a token with the rows at four places, 8 apart;
-// tokens and places past the end read what the last one does, and `store` leaves them out. Whether x goes
-// through a norm is in lib/tile_plain.wgsl and tile_normed.wgsl.
+// The loop of products for many tokens, tile by tile, in f32, by a workgroup of 64 invocations.
+// The prologue says what x goes through (plain.wgsl, rms_norm.wgsl). The epilogue (store.wgsl, add.wgsl, swiglu.wgsl)
+// says which rows a slot has: slot j of a block of 32 weight rows has four, 8 apart where they are outputs. Tokens and
+// rows past the end read what the last one does and are not stored.
 // Invocation i = j + 8 k holds the tokens k + 8 a, a < GROUPS, times the rows j + 8 b, b < ROWS / 8, in
 // registers: neighbours store together. STEP columns are staged at once, so a weight is dequantized once for
 // the tile, between two barriers. For four columns GROUPS + ROWS / 8 vector loads from workgroup memory feed
@@ -21,6 +18,7 @@
 override GROUPS: u32 = 4; // groups of 8 tokens in a tile: 1, 2, 3, 4 or 8
 override ROWS: u32 = 32; // of the weight in a tile: 32 or 64
 
+const SPACING = 8u; // of the outputs of a slot
 const STEP = 32u; // columns that are staged at once
 const VECTORS = 8u; // of a staged row
 const CHUNKS = 2u; // of a staged row
@@ -82,38 +80,40 @@ struct Share {
     high: Piece,
 }
 
-fn load_share(first: u32, tile: u32, step: u32, i: u32) -> Share {
+fn load_share(first: u32, place: u32, step: u32, i: u32) -> Share {
     var share = Share();
     let vector = step * VECTORS + i % 8u;
-    let stride = params.cols / 4u;
-    let token = first + i / 8u;
-    share.gain = gains(vector);
-    share.x0 = x[x_row(token) * stride + vector];
+    let cols = params.cols;
+    let stride = cols / 4u;
+    let row = params.first_row + first + i / 8u;
+    let last = params.last_row;
+    share.gain = gains4(vector);
+    share.x0 = x[min(row, last) * stride + vector];
     if GROUPS > 1u {
-        share.x1 = x[x_row(token + 8u) * stride + vector];
+        share.x1 = x[min(row + 8u, last) * stride + vector];
     }
     if GROUPS > 2u {
-        share.x2 = x[x_row(token + 16u) * stride + vector];
+        share.x2 = x[min(row + 16u, last) * stride + vector];
     }
     if GROUPS > 3u {
-        share.x3 = x[x_row(token + 24u) * stride + vector];
+        share.x3 = x[min(row + 24u, last) * stride + vector];
     }
     if GROUPS > 4u {
-        share.x4 = x[x_row(token + 32u) * stride + vector];
-        share.x5 = x[x_row(token + 40u) * stride + vector];
-        share.x6 = x[x_row(token + 48u) * stride + vector];
-        share.x7 = x[x_row(token + 56u) * stride + vector];
+        share.x4 = x[min(row + 32u, last) * stride + vector];
+        share.x5 = x[min(row + 40u, last) * stride + vector];
+        share.x6 = x[min(row + 48u, last) * stride + vector];
+        share.x7 = x[min(row + 56u, last) * stride + vector];
     }
     let at = (step * CHUNKS + i % CHUNKS) / PARTS;
-    share.low = piece(weight_row(tile, i / CHUNKS), at, params.cols);
+    share.low = piece(weight_rows(vec4<u32>(place)).x, at, cols);
     if ROWS > 32u {
-        share.high = piece(weight_row(tile, 32u + i / CHUNKS), at, params.cols);
+        share.high = piece(weight_rows(vec4<u32>(place + 32u)).x, at, cols);
     }
     return share;
 }
 
 // Stages a chunk of the row at a place.
-fn put_weights(place: u32, chunk: u32, w: Weight16) {
+fn put_weights(place: u32, chunk: u32, w: WeightChunk) {
     let row = place * VECTORS;
     let c = 4u * chunk;
     let skew = place % 8u;
@@ -126,7 +126,7 @@ fn put_weights(place: u32, chunk: u32, w: Weight16) {
 // Stages a vector of the token of group a. Returns the sum of its squares so far.
 fn put_token(a: u32, i: u32, v: vec4<f32>, gain: vec4<f32>, squares: f32) -> f32 {
     let k = i / 8u;
-    x_tile[(8u * a + k) * VECTORS + ((i % 8u) ^ k)] = v * gain;
+    x_tile[(8u * a + k) * VECTORS + ((i % 8u) ^ k)] = scaled(v, gain);
     return add_squares(v, squares);
 }
 
@@ -155,17 +155,22 @@ fn put_share(share: Share, i: u32, before: Squares) -> Squares {
         squares.high.w = put_token(7u, i, share.x7, share.gain, squares.high.w);
     }
     let chunk = i % CHUNKS;
-    put_weights(i / CHUNKS, chunk, part16(share.low, chunk % PARTS));
+    let place = i / CHUNKS;
+    let part = chunk % PARTS;
+    put_weights(place, chunk, weight_chunk(share.low, part));
     if ROWS > 32u {
-        put_weights(32u + i / CHUNKS, chunk, part16(share.high, chunk % PARTS));
+        put_weights(32u + place, chunk, weight_chunk(share.high, part));
     }
     return squares;
 }
 
-fn put(token: u32, tile: u32, j: u32, sums: Rows, scale: f32) {
-    store(token, tile, j, sums.low * scale);
-    if ROWS > 32u {
-        store(token, tile, 32u + j, sums.high * scale);
+fn put(token: u32, slot: u32, sums: Rows, squares: f32) {
+    if token < params.tokens {
+        let factor = row_factor(squares);
+        store(token, slot, sums.low * factor);
+        if ROWS > 32u {
+            store(token, slot + SPACING * OUTPUTS, sums.high * factor);
+        }
     }
 }
 
@@ -184,16 +189,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let k = i / 8u;
     // Neighbours in the grid take the same rows of the weight, which stay in cache.
     let first = group.x * GROUPS * 8u;
-    let tile = group.y;
+    let place = group.y * ROWS + i / CHUNKS; // of the weight row that the invocation stages, and 32 before another
     var sums = Sums();
     var squares = Squares();
     let steps = params.cols / STEP;
-    var share = load_share(first, tile, 0u, i);
+    var share = load_share(first, place, 0u, i);
     for (var step = 0u; step < steps; step++) {
         squares = put_share(share, i, squares);
         workgroupBarrier();
         // Arrives while the staged columns are multiplied; behind the last step, once more what is there.
-        share = load_share(first, tile, min(step + 1u, steps - 1u), i);
+        share = load_share(first, place, min(step + 1u, steps - 1u), i);
         for (var c = 0u; c < VECTORS; c++) {
             let w = columns(j, c);
             let at = k * VECTORS + (c ^ k);
@@ -230,22 +235,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             high = squares8(64u + 8u * k);
         }
     }
-    low = row_scales(low);
-    high = row_scales(high);
-    put(first + k, tile, j, sums.a0, low.x);
+    let token = first + k;
+    let slot = group.y * (ROWS / 4u * OUTPUTS) + j;
+    put(token, slot, sums.a0, low.x);
     if GROUPS > 1u {
-        put(first + 8u + k, tile, j, sums.a1, low.y);
+        put(token + 8u, slot, sums.a1, low.y);
     }
     if GROUPS > 2u {
-        put(first + 16u + k, tile, j, sums.a2, low.z);
+        put(token + 16u, slot, sums.a2, low.z);
     }
     if GROUPS > 3u {
-        put(first + 24u + k, tile, j, sums.a3, low.w);
+        put(token + 24u, slot, sums.a3, low.w);
     }
     if GROUPS > 4u {
-        put(first + 32u + k, tile, j, sums.a4, high.x);
-        put(first + 40u + k, tile, j, sums.a5, high.y);
-        put(first + 48u + k, tile, j, sums.a6, high.z);
-        put(first + 56u + k, tile, j, sums.a7, high.w);
+        put(token + 32u, slot, sums.a4, high.x);
+        put(token + 40u, slot, sums.a5, high.y);
+        put(token + 48u, slot, sums.a6, high.z);
+        put(token + 56u, slot, sums.a7, high.w);
     }
 }

@@ -1,8 +1,8 @@
-// The product of a tile of tokens with a tile of rows of the weight in integers of 8 bits, for the tier int8: four
-// products an instruction (dot4I8Packed), whose sum over a block of 32 columns is exact; then by both scales in f32.
-// tile_f32.wgsl says what the including kernel defines, and what it may be told of x; a format's fragment has the
-// words of a block (`Piece`, `piece`) and the order of values in them (`packed`).
-// x is rounded while it is staged, each block by one invocation in registers, as lib/products_int8.wgsl rounds rows:
+// The loop of products for many tokens, tile by tile, in integers of 8 bits, for the tier int8: four products an
+// instruction (dot4I8Packed), whose sum over a block of 32 columns is exact; then by both scales in f32.
+// Prologue, epilogue and slots are those of tile_f32.wgsl; a format's fragment has the words of a block (`Piece`,
+// `piece`) and the order of values in them (`packed`).
+// x is rounded while it is staged, each block by one invocation in registers, as rows_int8.wgsl rounds rows:
 //   scale = max |v| / 127,   q = round(v / scale)
 // Invocation i = j + 8 k holds the tokens k + 8 a, a < GROUPS, times the rows j + 8 b, b < ROWS / 8. A block lies
 // in two vectors, those of neighbouring rows or tokens side by side. For a block, 3 GROUPS + 12 loads from workgroup
@@ -23,6 +23,7 @@ override ROWS: u32 = 32; // of the weight in a tile: 32 or 64
 
 override TOKENS: u32 = 8u * GROUPS;
 
+const SPACING = 8u; // of the outputs of a slot
 const BLOCKS = 2u; // of 32 columns that are staged at once; K may end with half of them
 
 // Below it a block is zero, because 127 / max would overflow: no value of a model is as small.
@@ -49,15 +50,18 @@ struct Words {
     b: vec4<u32>,
 }
 
-fn stage_weights(tile: u32, step: u32, i: u32) {
+fn stage_weights(first: u32, step: u32, i: u32) {
     let last = params.cols / 32u - 1u;
     for (var n = i; n < BLOCKS * ROWS; n += 64u) {
         let place = n / BLOCKS;
         let b = n % BLOCKS;
-        let w = piece(weight_row(tile, place), min(step * BLOCKS + b, last), params.cols);
-        w_tile[2u * b * ROWS + place] = w.a;
-        w_tile[(2u * b + 1u) * ROWS + place] = w.b;
-        w_scales[b * ROWS + place] = w.scale;
+        let w = piece(weight_rows(vec4<u32>(first + place)).x, min(step * BLOCKS + b, last), params.cols);
+        let start = b * ROWS;
+        let s = start + place;
+        let at = start + s;
+        w_tile[at] = w.a;
+        w_tile[at + ROWS] = w.b;
+        w_scales[s] = w.scale;
     }
 }
 
@@ -76,15 +80,16 @@ fn stage_token(first: u32, n: u32, step: u32, squares: f32) -> f32 {
     let token = n / BLOCKS;
     let b = n % BLOCKS;
     let block = step * BLOCKS + b;
-    let inside = block < params.cols / 32u;
+    let blocks = params.cols / 32u;
+    let inside = block < blocks;
     let vector = 8u * select(0u, block, inside);
-    let at = x_row(first + token) * (params.cols / 4u) + vector;
+    let at = min(params.first_row + first + token, params.last_row) * (8u * blocks) + vector;
     var values: array<vec4<f32>, 8>;
     var largest = vec4<u32>();
     var sum = squares;
     for (var c = 0u; c < 8u; c++) {
         let v = x[at + c];
-        values[c] = v * gains(vector + c);
+        values[c] = scaled(v, gains4(vector + c));
         largest = max(largest, bits_of(values[c]));
         sum = add_squares(v, sum);
     }
@@ -92,9 +97,12 @@ fn stage_token(first: u32, n: u32, step: u32, squares: f32) -> f32 {
     let inverse = select(0.0, 127.0 / top, top > LEAST);
     let low = vec4<u32>(words_of(values[0], values[1], inverse), words_of(values[2], values[3], inverse));
     let high = vec4<u32>(words_of(values[4], values[5], inverse), words_of(values[6], values[7], inverse));
-    x_tile[2u * b * TOKENS + token] = low;
-    x_tile[(2u * b + 1u) * TOKENS + token] = high;
-    x_scales[b * TOKENS + token] = select(0.0, top / 127.0, inside);
+    let start = b * TOKENS;
+    let s = start + token;
+    let to = start + s;
+    x_tile[to] = low;
+    x_tile[to + TOKENS] = high;
+    x_scales[s] = select(0.0, top / 127.0, inside);
     return select(squares, sum, inside);
 }
 
@@ -104,8 +112,9 @@ fn words(at: u32) -> Words {
 
 // Block b of the rows from place j.
 fn weights(j: u32, b: u32) -> Weights {
-    let at = 2u * b * ROWS + j;
-    let s = b * ROWS + j;
+    let start = b * ROWS;
+    let s = start + j;
+    let at = start + s;
     let scales = vec4<f32>(w_scales[s], w_scales[s + 8u], w_scales[s + 16u], w_scales[s + 24u]);
     return Weights(words(at), words(at + 8u), words(at + 16u), words(at + 24u), scales);
 }
@@ -125,9 +134,11 @@ fn accumulate4(w: Weights, v: Words, scale: f32, acc: vec4<f32>) -> vec4<f32> {
 }
 
 fn accumulate(w: Weights, token: u32, b: u32, upper: bool, acc: Rows) -> Rows {
-    let at = 2u * b * TOKENS + token;
+    let start = b * TOKENS;
+    let s = start + token;
+    let at = start + s;
     let v = Words(x_tile[at], x_tile[at + TOKENS]);
-    let scale = x_scales[b * TOKENS + token];
+    let scale = x_scales[s];
     if upper {
         return Rows(acc.low, accumulate4(w, v, scale, acc.high));
     }
@@ -155,15 +166,18 @@ fn add_block(sums: ptr<function, Sums>, j: u32, k: u32, b: u32, upper: bool) {
     }
 }
 
-fn put(first: u32, token: u32, tile: u32, j: u32, sums: Rows) {
-    var squares = 0.0;
-    if NORMED {
-        squares = x_scales[token * BLOCKS] + x_scales[token * BLOCKS + 1u];
-    }
-    let scale = row_scales(vec4<f32>(squares)).x;
-    store(first + token, tile, j, sums.low * scale);
-    if ROWS > 32u {
-        store(first + token, tile, 32u + j, sums.high * scale);
+fn put(first: u32, t: u32, slot: u32, sums: Rows) {
+    let token = first + t;
+    if token < params.tokens {
+        var squares = 0.0;
+        if NORMED {
+            squares = x_scales[t * BLOCKS] + x_scales[t * BLOCKS + 1u];
+        }
+        let factor = row_factor(squares);
+        store(token, slot, sums.low * factor);
+        if ROWS > 32u {
+            store(token, slot + SPACING * OUTPUTS, sums.high * factor);
+        }
     }
 }
 
@@ -173,11 +187,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let k = i / 8u;
     // Neighbours in the grid take the same rows of the weight, which stay in cache.
     let first = group.x * TOKENS;
-    let tile = group.y;
     var sums = Sums();
     var squares = vec2<f32>(); // of the blocks that the invocation stages, of one token or two
     for (var step = 0u; step < (params.cols + 32u) / 64u; step++) {
-        stage_weights(tile, step, i);
+        stage_weights(group.y * ROWS, step, i);
         if i < BLOCKS * TOKENS {
             squares.x = stage_token(first, i, step, squares.x);
         }
@@ -202,20 +215,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
     }
-    put(first, k, tile, j, sums.a0);
+    let slot = group.y * (ROWS / 4u * OUTPUTS) + j;
+    put(first, k, slot, sums.a0);
     if GROUPS > 1u {
-        put(first, 8u + k, tile, j, sums.a1);
+        put(first, 8u + k, slot, sums.a1);
     }
     if GROUPS > 2u {
-        put(first, 16u + k, tile, j, sums.a2);
+        put(first, 16u + k, slot, sums.a2);
     }
     if GROUPS > 3u {
-        put(first, 24u + k, tile, j, sums.a3);
+        put(first, 24u + k, slot, sums.a3);
     }
     if GROUPS > 4u {
-        put(first, 32u + k, tile, j, sums.a4);
-        put(first, 40u + k, tile, j, sums.a5);
-        put(first, 48u + k, tile, j, sums.a6);
-        put(first, 56u + k, tile, j, sums.a7);
+        put(first, 32u + k, slot, sums.a4);
+        put(first, 40u + k, slot, sums.a5);
+        put(first, 48u + k, slot, sums.a6);
+        put(first, 56u + k, slot, sums.a7);
     }
 }

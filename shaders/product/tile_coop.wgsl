@@ -1,5 +1,5 @@
-// The product of a tile of tokens with a tile of rows of the weight on matrix units, for the tier coop: factors in f16,
-// sums in f32. tile_f32.wgsl says what the including kernel defines, and what it may be told of x.
+// The loop of products for many tokens, tile by tile, on matrix units, for the tier coop: factors in f16, sums in f32.
+// Prologue, epilogue and slots are those of tile_f32.wgsl.
 // A workgroup stages STEP columns of both factors as f16, a weight dequantized once for the tile. Its subgroups
 // take the blocks of 32 tokens x 32 rows of the tile, one each: lib/block_*.wgsl has a block as matrices of 16 x 16
 // or 8 x 8, whose built-ins stand in lib/coop_*.wgsl and nowhere else. Where there are fewer subgroups than blocks
@@ -26,6 +26,7 @@ override WG: u32 = 128; // invocations: 128 or 256
 override TOKENS: u32 = 8u * GROUPS;
 override BLOCKS: u32 = TOKENS / 32u * (ROWS / 32u); // 1, 2 or 4
 
+const SPACING = 8u; // of the outputs of a slot
 const STEP = 32u; // columns that are staged at once
 const PITCH = 40u; // from one staged row to the next: whole 16 bytes, as matrix units load, that skew the banks
 const SUMS_PITCH = 36u; // the same of a row of 32 sums
@@ -65,31 +66,33 @@ struct Found {
     squares: vec4<f32>,
 }
 
-fn load_share(first: u32, tile: u32, step: u32, i: u32) -> Share {
+fn load_share(first: u32, place: u32, step: u32, i: u32) -> Share {
     var share = Share();
     let vector = step * 8u + i % 8u;
-    let vectors = params.cols / 4u;
-    let token = first + i / 8u;
-    share.gain = gains(vector);
-    share.x0 = x[x_row(token) * vectors + vector];
+    let cols = params.cols;
+    let vectors = cols / 4u;
+    let row = params.first_row + first + i / 8u;
+    let last = params.last_row;
+    share.gain = gains4(vector);
+    share.x0 = x[min(row, last) * vectors + vector];
     if TOKENS * 8u > WG {
-        share.x1 = x[x_row(token + WG / 8u) * vectors + vector];
+        share.x1 = x[min(row + WG / 8u, last) * vectors + vector];
     }
     if TOKENS * 8u > 2u * WG {
-        share.x2 = x[x_row(token + WG / 4u) * vectors + vector];
-        share.x3 = x[x_row(token + WG / 8u * 3u) * vectors + vector];
+        share.x2 = x[min(row + WG / 4u, last) * vectors + vector];
+        share.x3 = x[min(row + WG / 8u * 3u, last) * vectors + vector];
     }
     if i < ROWS * 2u {
-        share.piece = piece(weight_row(tile, i / 2u), (step * 2u + i % 2u) / PARTS, params.cols);
+        share.piece = piece(weight_rows(vec4<u32>(place)).x, (step * 2u + i % 2u) / PARTS, cols);
     }
     return share;
 }
 
 // Stages four values of the token t of the tile; returns the largest and the sum of squares so far.
 fn put_token(t: u32, i: u32, v: vec4<f32>, gain: vec4<f32>, found: vec2<f32>) -> vec2<f32> {
-    let scaled = v * gain;
-    let size = abs(scaled);
-    put_x(t * PITCH + i % 8u * 4u, vec4<f16>(scaled * factors[t]));
+    let value = scaled(v, gain);
+    let size = abs(value);
+    put_x(t * PITCH + i % 8u * 4u, vec4<f16>(value * factors[t]));
     let top = max(max(size.x, size.y), max(size.z, size.w));
     return vec2<f32>(max(found.x, top), add_squares(v, found.y));
 }
@@ -112,7 +115,7 @@ fn put_share(share: Share, i: u32, found: Found) -> Found {
         f3 = put_token(t + WG / 8u * 3u, i, share.x3, share.gain, vec2<f32>(found.tops.w, found.squares.w));
     }
     if i < ROWS * 2u {
-        let w = part16(share.piece, i % PARTS);
+        let w = weight_chunk(share.piece, i % PARTS);
         let at = i / 2u * PITCH + i % 2u * 16u;
         put_weights(at, w.a);
         put_weights(at + 4u, w.b);
@@ -134,7 +137,7 @@ fn factor_of(top: f32) -> f32 {
 // Adds up what all found of each token, and decides on its factors.
 fn settle(found: Found, i: u32) {
     for (var a = 0u; a < TOKENS * 8u / WG; a++) {
-        let at = (i / 8u + a * (WG / 8u)) * 8u + i % 8u;
+        let at = i + a * WG;
         sums[at] = found.tops[a];
         sums[TOKENS * 8u + at] = found.squares[a];
     }
@@ -143,12 +146,13 @@ fn settle(found: Found, i: u32) {
         var top = 0.0;
         var squares = 0.0;
         for (var n = 0u; n < 8u; n++) {
-            top = max(top, sums[i * 8u + n]);
-            squares += sums[(TOKENS + i) * 8u + n];
+            let at = i * 8u + n;
+            top = max(top, sums[at]);
+            squares += sums[TOKENS * 8u + at];
         }
         let factor = factor_of(top);
         factors[i] = factor;
-        results[i] = row_scales(vec4<f32>(squares)).x / factor;
+        results[i] = row_factor(squares) / factor;
         if factor != 1.0 {
             atomicOr(&outside[0], 1u);
         }
@@ -160,14 +164,19 @@ fn settle(found: Found, i: u32) {
 }
 
 // Hands the sums of one half of the tokens of two blocks to the kernel, as far as they are among done .. end.
-fn finish(first: u32, tile: u32, half: u32, done: u32, end: u32, i: u32) {
+fn finish(first: u32, output: u32, half: u32, done: u32, end: u32, i: u32) {
     for (var n = i; n < min(BLOCKS, 2u) * 128u; n += WG) {
-        let block = half / 2u * 2u + n / 128u;
+        let row = n / 8u;
+        let j = n % 8u;
+        let block = half / 2u * 2u + row / 16u;
         if block >= done && block < end {
-            let token = block / (ROWS / 32u) * 32u + half % 2u * 16u + n / 8u % 16u;
-            let at = n / 128u * BAND + n / 8u % 16u * SUMS_PITCH + n % 8u;
+            let t = block / (ROWS / 32u) * 32u + half % 2u * 16u + row % 16u;
+            let token = first + t;
+            let at = row * SUMS_PITCH + j;
             let four = vec4<f32>(sums[at], sums[at + 8u], sums[at + 16u], sums[at + 24u]);
-            store(first + token, tile, block % (ROWS / 32u) * 32u + n % 8u, four * results[token]);
+            if token < params.tokens {
+                store(token, output + block % (ROWS / 32u) * (SPACING * OUTPUTS) + j, four * results[t]);
+            }
         }
     }
 }
@@ -182,7 +191,8 @@ fn main(
     @builtin(num_subgroups) subgroups: u32,
 ) {
     let first = group.x * TOKENS;
-    let tile = group.y;
+    let output = group.y * (ROWS / 4u * OUTPUTS);
+    let place = group.y * ROWS + i / 2u; // of the weight row of which the invocation stages a half
     let team = team_of(i, subgroup, subgroups);
     if i < TOKENS {
         factors[i] = 1.0;
@@ -196,17 +206,17 @@ fn main(
         let block = done + team.number;
         // Subgroups that are left over repeat the last block.
         let mine = min(block, BLOCKS - 1u);
-        let x_at = mine / (ROWS / 32u) * 32u * PITCH;
-        let w_at = mine % (ROWS / 32u) * 32u * PITCH;
+        let x_at = mine / (ROWS / 32u) * (32u * PITCH);
+        let w_at = mine % (ROWS / 32u) * (32u * PITCH);
         var found = Found();
         var products = Block();
         let steps = params.cols / STEP;
-        var share = load_share(first, tile, 0u, i);
+        var share = load_share(first, place, 0u, i);
         for (var step = 0u; step < steps; step++) {
             found = put_share(share, i, found);
             workgroupBarrier();
             // Arrives while matrices are multiplied; behind the last step, once more what is there.
-            share = load_share(first, tile, min(step + 1u, steps - 1u), i);
+            share = load_share(first, place, min(step + 1u, steps - 1u), i);
             products = block_add(products, x_at, w_at);
             workgroupBarrier();
         }
@@ -218,12 +228,12 @@ fn main(
             }
         }
         let end = min(done + team.count, BLOCKS);
-        for (var half = done / 2u * 2u; half < (end + 1u) / 2u * 2u; half++) {
+        for (var half = done / 2u * 2u; half < end + end % 2u; half++) {
             if block / 2u == half / 2u && block < BLOCKS {
                 block_store(products, half % 2u, block % 2u * BAND);
             }
             workgroupBarrier();
-            finish(first, tile, half, done, end, i);
+            finish(first, output, half, done, end, i);
             workgroupBarrier();
         }
         done = end;
