@@ -1,6 +1,6 @@
 // Grouped-query attention of a few rows over the KV cache, with online softmax: lib/attend.wgsl.
-//   out[t,h,:] = sum_s softmax_s(q[t,h,:] . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= place(t), G = H / Hkv
-// A row is a token of one sequence or of a batch: see `place` and `slot`. One workgroup for each query head of
+//   out[t,h,:] = sum_s softmax_s(q[t,h,:] . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= position_of(t), G = H / Hkv
+// A row is a token of one sequence or of a batch: see `position_of` and `slot`. One workgroup for each query head of
 // each row, so that a row's bits depend on no other row; cached keys past its place are not read.
 // One workgroup per query head rather than per group: H of them fill a device better than Hkv, and the
 // group's second to last readings of K and V hit the cache. Still H are few: SPLITS workgroups may share the
@@ -67,7 +67,7 @@ fn run(group: vec3<u32>, at: Invocation) {
     let t = group.y;
     let kv_head = head / (params.query_heads / params.kv_heads);
     let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * STRIDE;
-    let share = share_of(place(t) + 1u, group.z);
+    let share = share_of(position_of(t) + 1u, group.z);
     let mix = attend(View(t * params.stride + head * COLS, cache), share.x, share.y, at);
     store(t * params.query_heads + head, group.z, mix, at.index);
 }

@@ -1,5 +1,5 @@
 // Appends the keys and values of a step to the KV cache of a layer.
-//   k_cache[h, place(t), :] = qk[t, H + h, :];   v_cache[h, place(t), :] = qkv[t, H + Hkv + h, :]
+//   k_cache[h, position_of(t), :] = qk[t, H + h, :];   v_cache[h, position_of(t), :] = qkv[t, H + Hkv + h, :]
 // Each invocation moves one vector of the keys and the same one of the values: neighbours write
 // neighbouring vectors of a cache row. A cache rounds here, once; an adapter without the f16
 // feature may round toward zero, as WGSL allows. Bound by the launch: qk_norm_rope saves it.
@@ -39,7 +39,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_
     if wanted != row {
         return;
     }
-    let to = ((slot(token) * params.kv_heads + head) * params.capacity + place(token)) * STRIDE;
+    let to = ((slot(token) * params.kv_heads + head) * params.capacity + position_of(token)) * STRIDE;
     k_cache[to + col] = kv_word(key, index);
     v_cache[to + col] = kv_word(value, index + WG);
     if STRIDE > COLS && col % 16u == 0u {

@@ -1,8 +1,8 @@
 // Everything between the qkv projection and attention, in one dispatch.
 //   q[t,h,:]                  = rope(norm(qkv[t,h,:]) * q_weight),       h < H
-//   k_cache[h,place(t),:]     = rope(norm(qkv[t,H+h,:]) * k_weight),     h < Hkv
-//   v_cache[h,place(t),:]     = qkv[t,H+Hkv+h,:]
-//   norm(x) = x * rsqrt(mean(x^2) + eps);   rope as in rope.wgsl, row place(t) of `table`
+//   k_cache[h,position_of(t),:]     = rope(norm(qkv[t,H+h,:]) * k_weight),     h < Hkv
+//   v_cache[h,position_of(t),:]     = qkv[t,H+Hkv+h,:]
+//   norm(x) = x * rsqrt(mean(x^2) + eps);   rope as in rope.wgsl, row position_of(t) of `table`
 // LANES invocations share a head; each has vector `lane` of both halves, which is what rotate-half
 // pairs, so a head stays in registers from its only read to its only write. A workgroup of 64 takes 8
 // heads of Dh 64. f32 throughout; an f16 cache rounds once, an adapter without f16 maybe toward zero.
@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var low = qkv[row * 2u * LANES + lane];
     var high = qkv[row * 2u * LANES + LANES + lane];
     let squares = head_sum(dot(low, low) + dot(high, high), index);
-    let stands = place(token);
+    let stands = position_of(token);
     if head < keys_end {
         let is_query = head < params.query_heads;
         let scale = inverseSqrt(squares / f32(8u * LANES) + params.eps);

@@ -1,7 +1,7 @@
 // Everything between the qkv projection and the output projection, for a few rows, in one dispatch.
 //   query = rope(norm(qkv[t,h,:]) * q_weight)                          h < H
-//   k_cache[h,place(t),:] = rope(norm(qkv[t,H+h,:]) * k_weight);   v_cache[h,place(t),:] = qkv[t,H+Hkv+h,:]
-//   out[t,h,:] = sum_s softmax_s(query . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= place(t), G = H / Hkv
+//   k_cache[h,position_of(t),:] = rope(norm(qkv[t,H+h,:]) * k_weight);   v_cache[h,position_of(t),:] = qkv[t,H+Hkv+h,:]
+//   out[t,h,:] = sum_s softmax_s(query . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= position_of(t), G = H / Hkv
 // One workgroup for each query head of each row. Dispatches are ordered, workgroups are not: what this step
 // adds to the cache is not there yet. So each workgroup makes the keys and values of all rows that its row sees
 // (`seen`, at most 8) along with its query; one of a group appends the row's. No cached
@@ -90,7 +90,7 @@ fn take_values(view: View, index: u32) {
 // Appends the row's key and value to the cache.
 fn append(view: View, index: u32) {
     let fresh = (seen(view.t) - 1u) * STRIDE;
-    let to = view.cache + place(view.t) * STRIDE;
+    let to = view.cache + position_of(view.t) * STRIDE;
     for (var i = index; i < STRIDE; i += WG) {
         k_cache[to + i] = fresh_keys[fresh + i];
         v_cache[to + i] = fresh_values[fresh + i];
@@ -113,7 +113,7 @@ fn prepare(view: View, index: u32) {
         let scale = inverseSqrt(squares / f32(8u * LANES) + params.eps);
         low = low * select(k_weight[lane], q_weight[lane], is_query) * scale;
         high = high * select(k_weight[lane + LANES], q_weight[lane + LANES], is_query) * scale;
-        let angle = place(row) * COLS + lane;
+        let angle = position_of(row) * COLS + lane;
         let cosine = table[angle];
         let sine = table[angle + LANES];
         let turned_low = low * cosine - high * sine;
@@ -183,7 +183,7 @@ fn run(group: vec3<u32>, at: Invocation) {
     let members = params.query_heads / params.kv_heads;
     let kv_head = head / members;
     let cache = (slot(t) * params.kv_heads + kv_head) * params.capacity * STRIDE;
-    let keys = place(t) + 1u;
+    let keys = position_of(t) + 1u;
     let writes = head % members == 0u && group.z == 0u;
     let view = View(t, head, kv_head, cache, keys - seen(t));
     take_values(view, at.index);

@@ -1,7 +1,7 @@
 // Rotary position embedding of each head, rotate-half (NeoX) layout: value j pairs with j + Dh/2.
 //   out[t,h,j]        = x[t,h,j] * cos - x[t,h,j+Dh/2] * sin
 //   out[t,h,j+Dh/2]   = x[t,h,j+Dh/2] * cos + x[t,h,j] * sin
-//   cos, sin of the angle place(t) * theta^(-2j/Dh), j < Dh/2, from row place(t) of `table`
+//   cos, sin of the angle position_of(t) * theta^(-2j/Dh), j < Dh/2, from row position_of(t) of `table`
 // Each invocation turns four pairs: a vector of either half, whatever head it is of.
 // Numerics: the table is made on the host in f64, since WGSL bounds the error of sin and cos only
 // within [-pi, pi] and angles reach thousands. It also spares 2 transcendentals per pair, and its row
@@ -30,7 +30,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if row >= params.tokens * params.heads {
         return;
     }
-    let angle = place(row / params.heads) * 2u * LANES + lane;
+    let angle = position_of(row / params.heads) * 2u * LANES + lane;
     let at = row * 2u * LANES + lane;
     let low = x[at];
     let high = x[at + LANES];

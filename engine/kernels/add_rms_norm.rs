@@ -4,6 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::math;
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -111,11 +112,7 @@ impl Kernel for AddRmsNorm {
         memory.update(self.out, |memory, out| {
             let (sum, weight) = (memory.read(self.sum), memory.read(self.weight));
             for (sum, out) in sum.chunks(self.model_dim).zip(out.chunks_mut(self.model_dim)) {
-                let mean = sum.iter().map(|v| v * v).sum::<f64>() / self.model_dim as f64;
-                let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
-                for d in 0..self.model_dim {
-                    out[d] = sum[d] * weight[d] * scale;
-                }
+                out.copy_from_slice(&math::rms_norm(sum, weight, self.eps));
             }
         });
     }

@@ -6,10 +6,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::cache::Cache;
+use super::cache::{Cache, KvCache};
+use super::heads_case::{CACHES, FABLE, HeadsCase, OPENELM, Rows, stale};
 use super::tier::F16_ERROR;
 use super::{
-    Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, MatrixShape, Memory, Operand, Tier,
+    Case, Choice, Cost, Dispatch, Fill, Fragment, Kernel, MatrixShape, Memory, Operand, Tier,
     Tunable, dim, fragment,
 };
 use crate::tensor::{DType, TensorId, Tensors};
@@ -22,12 +23,8 @@ const MATRIX_ROWS: usize = 16;
 pub struct Attention {
     /// Queries: the first `H` heads of each row of `[T, stride]` f32.
     pub q: TensorId,
-    /// Keys, those of this step included, `[Hkv, S, Dh]` f16, f32 or rows of q8_0.
-    pub k_cache: TensorId,
-    /// Values, like the keys.
-    pub v_cache: TensorId,
-    /// Tokens cached before this step, `[1]` u32; clamped to `S - T`.
-    pub position: TensorId,
+    /// The cache of one sequence, keys and values of this step included.
+    pub kv: KvCache,
     /// Weighted values, `[T, H * Dh]` f32.
     pub out: TensorId,
     /// Query heads `H`.
@@ -57,25 +54,24 @@ impl Attention {
     ///
     /// # Panics
     /// When shapes do not fit, `T` exceeds `S`, `Hkv` does not divide `H`, or `Dh` is none of 32, 64, 128.
-    pub fn new(
-        tensors: &Tensors,
-        q: TensorId,
-        k_cache: TensorId,
-        v_cache: TensorId,
-        position: TensorId,
-        out: TensorId,
-        query_heads: usize,
-    ) -> Self {
+    pub fn new(tensors: &Tensors, q: TensorId, kv: KvCache, out: TensorId, query_heads: usize) -> Self {
         let &[tokens, stride] = tensors[q].shape.dims() else { panic!("attention takes [T, stride]") };
-        let cache = Cache::new(tensors, [k_cache, v_cache], position, tokens);
-        let Cache { kv_heads, head_dim, .. } = cache;
-        assert!(matches!(head_dim, 32 | 64 | 128), "attention has no tile for Dh {head_dim}");
-        assert!(query_heads.is_multiple_of(kv_heads), "{kv_heads} kv heads serve {query_heads} query heads");
+        let cache = Cache::new(tensors, kv, tokens);
+        cache.expect_heads(query_heads);
+        let head_dim = cache.head_dim;
         assert!(query_heads * head_dim <= stride && stride.is_multiple_of(4), "a row of q is {stride} values");
         tensors.expect(q, [tokens, stride], DType::F32);
-        assert!(!cache.places.batch, "attention takes one sequence");
+        assert!(!cache.positions.batch, "attention takes one sequence");
         tensors.expect(out, [tokens, query_heads * head_dim], DType::F32);
-        Self { q, k_cache, v_cache, position, out, query_heads, tokens, stride, cache }
+        Self { q, kv, out, query_heads, tokens, stride, cache }
+    }
+
+    /// Returns the same with other queries.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn by(&self, tensors: &Tensors, q: TensorId) -> Self {
+        Self::new(tensors, q, self.kv, self.out, self.query_heads)
     }
 
     /// Returns the fragment that loads the cache for matrix units, where a tier has them and the kernel tiles for them.
@@ -120,13 +116,10 @@ impl Kernel for Attention {
     }
 
     fn operands(&self) -> Vec<Operand> {
-        vec![
-            Operand::read(self.q),
-            Operand::read(self.k_cache),
-            Operand::read(self.v_cache),
-            Operand::read(self.position),
-            Operand::write(self.out),
-        ]
+        let mut operands = vec![Operand::read(self.q)];
+        operands.extend(self.cache.read());
+        operands.push(Operand::write(self.out));
+        operands
     }
 
     fn shape(&self) -> String {
@@ -171,7 +164,7 @@ impl Kernel for Attention {
             stride: dim(self.stride / 4),
             last_tile: dim(tiles - 1),
             slices: dim(cols) / choice.of(&self.tunables()[1]),
-            scale: std::f32::consts::LOG2_E / (self.cache.head_dim as f32).sqrt(),
+            scale: self.cache.score_scale(),
         };
         Dispatch {
             overrides,
@@ -203,8 +196,7 @@ impl Kernel for Attention {
 
     fn reference(&self, memory: &mut Memory) {
         memory.update(self.out, |memory, out| {
-            let cache = [self.k_cache, self.v_cache, self.position];
-            self.cache.attend(memory, cache, [self.query_heads, 1], out, |[t, h]| {
+            self.cache.attend(memory, [self.query_heads, 1], out, |[t, h]| {
                 let head_dim = self.cache.head_dim;
                 memory.read(self.q)[t * self.stride + h * head_dim..][..head_dim].to_vec()
             });
@@ -215,22 +207,18 @@ impl Kernel for Attention {
 /// OpenELM's heads for a prefill and for one token, in either cache, and caches that end within a tile.
 pub fn cases() -> Vec<Case> {
     type Step = [usize; 3];
-    let case = |label: &str, step: Step, heads: Step, dtype, fills: [Fill; 3], bench| {
-        let ([tokens, position, s], [h, hkv, dh]) = (step, heads);
-        let label = format!("{label}, T {tokens} at {position} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}");
-        let mut case = CaseBuilder::new(label).benched(bench);
+    let case = |label: &str, [tokens, position, s]: Step, heads: Step, dtype, fills: [Fill; 3], bench| {
         let [q_fill, k_fill, v_fill] = fills;
-        let q = case.tensor("q", [tokens, (h + hkv) * dh], DType::F32, q_fill);
-        let k_cache = case.tensor("k_cache", [hkv, s, dh], dtype, k_fill);
-        let v_cache = case.tensor("v_cache", [hkv, s, dh], dtype, v_fill);
-        let position = case.tensor("position", [1], DType::U32, Fill::Values(vec![position as f64]));
-        let out = case.tensor("out", [tokens, h * dh], DType::F32, Fill::Zero);
-        let kernel = Attention::new(&case.tensors, q, k_cache, v_cache, position, out, h);
-        (case, kernel)
+        let mut case = HeadsCase::new(label, (Rows::Sequence(tokens, position), s), heads, dtype, bench);
+        let q = case.of_heads("q", heads[0] + heads[1], q_fill);
+        let kv = case.cache([k_fill, v_fill]);
+        let out = case.mix();
+        let kernel = Attention::new(&case.case.tensors, q, kv, out, heads[0]);
+        (case.case, kernel)
     };
     let uniform = |scale: f32| [Fill::Uniform(scale), Fill::Uniform(scale), Fill::Uniform(1.0)];
     let mut cases = Vec::new();
-    for dtype in [DType::F16, DType::F32, DType::Q8_0Rows] {
+    for dtype in CACHES {
         let mut push = |label: &str, step: Step, heads: Step, bench: bool| {
             let (case, kernel) = case(label, step, heads, dtype, uniform(2.0), bench);
             cases.push(case.build(
@@ -239,7 +227,7 @@ pub fn cases() -> Vec<Case> {
                 "scores near 1 within f32's 2^-20, exp2 within 3 + 2 |x| ULP; both sides read the same cache",
             ));
         };
-        for heads in [[12, 3, 64], [16, 4, 64], [20, 5, 64], [12, 3, 128], [24, 6, 128]] {
+        for heads in OPENELM {
             push("prefill", [33, 0, 33], heads, true);
         }
         push("prefill", [128, 0, 128], [20, 5, 64], dtype == DType::F16);
@@ -260,12 +248,12 @@ pub fn cases() -> Vec<Case> {
                 }
             }
         }
-        for heads in [[2, 1, 32], [4, 2, 32], [6, 3, 32]] {
+        for heads in FABLE {
             push("fable", [19, 0, 64], heads, false);
         }
         for head_dim in [32, 64, 128] {
             push("first token", [1, 0, 37], [4, 1, head_dim], false);
-            push("last slot", [1, 36, 37], [4, 1, head_dim], false);
+            push("last position", [1, 36, 37], [4, 1, head_dim], false);
             push("chunk of a prefill", [7, 19, 37], [4, 2, head_dim], false);
             push("chunk that fills the cache", [11, 26, 37], [6, 2, head_dim], false);
             push("as many kv heads as query heads", [9, 3, 37], [3, 3, head_dim], false);
@@ -285,13 +273,10 @@ pub fn cases() -> Vec<Case> {
         let zero = case("equal scores", [9, 30, 75], [8, 2, 64], dtype, uniform(0.0), false);
         cases.push(zero.0.build(zero.1, 1e-12, "an f32 mean of at most 39 values"));
         if dtype == DType::Q8_0Rows {
+            // It has no NaN.
             continue;
         }
-        // What lies past the step was never written; q8_0 has no NaN.
-        let cached: Vec<f64> = (0..2 * 37 * 64)
-            .map(|i| if i / 64 % 37 <= 20 { f64::from(i * 131 % 257) / 128.0 - 1.0 } else { f64::NAN })
-            .collect();
-        let fills = [Fill::Uniform(2.0), Fill::Values(cached.clone()), Fill::Values(cached)];
+        let fills = [Fill::Uniform(2.0), stale(), stale()];
         let stale = case("NaN past the step", [5, 16, 37], [8, 2, 64], dtype, fills, false);
         cases.push(stale.0.build(stale.1, 1e-12, "as the other cases: what is not visible is not used"));
     }

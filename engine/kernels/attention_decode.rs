@@ -1,4 +1,4 @@
-//! `out[t, h] = sum over s <= place(t) of softmax(q[t, h] . k[s] / sqrt(Dh)) * v[s]`: grouped-query attention
+//! `out[t, h] = sum over s <= position_of(t) of softmax(q[t, h] . k[s] / sqrt(Dh)) * v[s]`: grouped-query attention
 //! of a few rows over the KV cache.
 //!
 //! Fuses scores, softmax and weighted sum: no `[T, H, S]` leaves the workgroup. `attention` takes more tokens
@@ -6,23 +6,18 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::cache::Cache;
-use super::place::{PAST, RAGGED, Rows};
-use super::{Case, CaseBuilder, Choice, Cost, Dispatch, FEW_TOKENS, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
-use crate::tensor::{DType, Shape, TensorId, Tensors};
+use super::cache::{Cache, KvCache};
+use super::heads_case::{AttentionAt, CACHES, HeadsCase, Rows, decode_cases, one, stale};
+use super::{Case, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
+use crate::tensor::{DType, TensorId, Tensors};
 
 /// Attention of a few rows over the KV cache.
 #[derive(Clone, Debug)]
 pub struct AttentionDecode {
     /// Queries: the first `H` heads of each row of `[T, stride]` f32.
     pub q: TensorId,
-    /// Keys, those of this step included, `[Hkv, S, Dh]`, of a batch `[slots, Hkv, S, Dh]`, f16, f32 or rows of q8_0.
-    pub k_cache: TensorId,
-    /// Values, like the keys.
-    pub v_cache: TensorId,
-    /// Tokens cached before this step, `[1]` u32, or (position, slot) of each row of a batch, `[T, 2]` u32;
-    /// clamped to the cache.
-    pub position: TensorId,
+    /// The cache, keys and values of this step included.
+    pub kv: KvCache,
     /// Weighted values, `[T, H * Dh]` f32; or, if several workgroups share the keys of a head, parts for
     /// `attention_merge`, `[T, H, splits, Dh + 4]` f32.
     pub out: TensorId,
@@ -53,27 +48,25 @@ impl AttentionDecode {
     /// Returns the attention of `q` over the cache into `out`.
     ///
     /// # Panics
-    /// When shapes do not fit, a sequence has more than [`FEW_TOKENS`] rows, `Hkv` does not divide `H`, or
+    /// When shapes do not fit, a sequence has more than [`FEW_TOKENS`](super::FEW_TOKENS) rows, `Hkv` does not divide `H`, or
     /// `Dh` is none of 32, 64, 128.
-    pub fn new(
-        tensors: &Tensors,
-        q: TensorId,
-        k_cache: TensorId,
-        v_cache: TensorId,
-        position: TensorId,
-        out: TensorId,
-        query_heads: usize,
-    ) -> Self {
+    pub fn new(tensors: &Tensors, q: TensorId, kv: KvCache, out: TensorId, query_heads: usize) -> Self {
         let &[tokens, stride] = tensors[q].shape.dims() else { panic!("attention_decode takes [T, stride]") };
-        let cache = Cache::new(tensors, [k_cache, v_cache], position, tokens);
-        let Cache { kv_heads, head_dim, .. } = cache;
-        assert!(cache.places.batch || tokens <= FEW_TOKENS, "{tokens} tokens of a sequence are not few");
-        assert!(matches!(head_dim, 32 | 64 | 128), "attention_decode has no tile for Dh {head_dim}");
-        assert!(query_heads.is_multiple_of(kv_heads), "{kv_heads} kv heads serve {query_heads} query heads");
+        let cache = Cache::new(tensors, kv, tokens);
+        cache.expect_few_rows(query_heads);
+        let head_dim = cache.head_dim;
         assert!(query_heads * head_dim <= stride && stride.is_multiple_of(4), "a row of q is {stride} values");
         tensors.expect(q, [tokens, stride], DType::F32);
         let splits = cache.splits(tensors, out, query_heads);
-        Self { q, k_cache, v_cache, position, out, query_heads, packed: false, stride, cache, splits }
+        Self { q, kv, out, query_heads, packed: false, stride, cache, splits }
+    }
+
+    /// Returns the same with other queries.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn by(&self, tensors: &Tensors, q: TensorId) -> Self {
+        Self::new(tensors, q, self.kv, self.out, self.query_heads).with_packed(self.packed)
     }
 
     /// Returns the same for rows that see keys of each other, or do not.
@@ -93,18 +86,15 @@ impl Kernel for AttentionDecode {
             fragment!("lib/attend.wgsl"),
             tier.reduce(),
             self.cache.fragment(tier),
-            self.cache.places.fragment(),
+            self.cache.positions.fragment(),
         ]
     }
 
     fn operands(&self) -> Vec<Operand> {
-        vec![
-            Operand::read(self.q),
-            Operand::read(self.k_cache),
-            Operand::read(self.v_cache),
-            Operand::read(self.position),
-            Operand::write(self.out),
-        ]
+        let mut operands = vec![Operand::read(self.q)];
+        operands.extend(self.cache.read());
+        operands.push(Operand::write(self.out));
+        operands
     }
 
     fn shape(&self) -> String {
@@ -117,7 +107,7 @@ impl Kernel for AttentionDecode {
     }
 
     fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
-        let tokens = self.cache.places.tokens;
+        let tokens = self.cache.positions.tokens;
         let params = Params {
             tokens: dim(tokens),
             query_heads: dim(self.query_heads),
@@ -125,7 +115,7 @@ impl Kernel for AttentionDecode {
             slots: dim(self.cache.slots),
             capacity: dim(self.cache.capacity),
             stride: dim(self.stride / 4),
-            scale: std::f32::consts::LOG2_E / (self.cache.head_dim as f32).sqrt(),
+            scale: self.cache.score_scale(),
         };
         let (wg, cols) = (choice.of(&self.tunables()[0]), self.cache.head_dim / 4);
         Dispatch {
@@ -137,9 +127,9 @@ impl Kernel for AttentionDecode {
 
     fn cost(&self, position: usize) -> Cost {
         let head = (self.query_heads * self.cache.head_dim) as u64;
-        let rows = head * self.cache.places.tokens as u64;
+        let rows = head * self.cache.positions.tokens as u64;
         Cost {
-            read: 4 * rows + 2 * self.cache.bytes(self.cache.keys_read(position)) + self.cache.places.bytes(),
+            read: 4 * rows + 2 * self.cache.bytes(self.cache.keys_read(position)) + self.cache.positions.bytes(),
             written: self.cache.output_bytes(self.query_heads, self.splits),
             flops: 4 * head * self.cache.pairs(position) as u64,
         }
@@ -147,8 +137,7 @@ impl Kernel for AttentionDecode {
 
     fn reference(&self, memory: &mut Memory) {
         memory.update(self.out, |memory, out| {
-            let cache = [self.k_cache, self.v_cache, self.position];
-            self.cache.attend(memory, cache, [self.query_heads, self.splits], out, |[t, h]| {
+            self.cache.attend(memory, [self.query_heads, self.splits], out, |[t, h]| {
                 let head_dim = self.cache.head_dim;
                 memory.read(self.q)[t * self.stride + h * head_dim..][..head_dim].to_vec()
             });
@@ -159,74 +148,36 @@ impl Kernel for AttentionDecode {
 /// OpenELM's heads, in either cache, for one row and a few; caches that end within a chunk or hold NaN past
 /// the step; batches.
 pub fn cases() -> Vec<Case> {
-    let case = |label: &str, (rows, s, splits): (Rows, usize, usize), heads: [usize; 3], dtype, fills: [Fill; 3], bench| {
-        let [h, hkv, dh] = heads;
-        let splits_label = if splits == 1 { String::new() } else { format!(", splits {splits}") };
-        let label = format!("{label}, {rows} of {s}, H {h}, Hkv {hkv}, Dh {dh}, {dtype}{splits_label}");
-        let mut case = CaseBuilder::new(label).benched(bench);
+    let case = |label: &str, (rows, s, splits): AttentionAt, heads: [usize; 3], dtype, fills: [Fill; 3], bench| {
         let [q_fill, k_fill, v_fill] = fills;
-        let (tokens, shape) = (rows.tokens(), rows.cache([hkv, s, dh]));
-        let q = case.tensor("q", [tokens, (h + hkv) * dh], DType::F32, q_fill);
-        let k_cache = case.tensor("k_cache", shape.clone(), dtype, k_fill);
-        let v_cache = case.tensor("v_cache", shape, dtype, v_fill);
-        let position = rows.position(&mut case);
-        let out: Shape = match splits {
-            1 => [tokens, h * dh].into(),
-            _ => [tokens, h, splits, dh + 4].into(),
-        };
-        let out = case.tensor("out", out, DType::F32, Fill::Zero);
-        let kernel = AttentionDecode::new(&case.tensors, q, k_cache, v_cache, position, out, h);
-        (case, kernel)
+        let mut case = HeadsCase::new(label, (rows, s), heads, dtype, bench).split(splits);
+        let q = case.of_heads("q", heads[0] + heads[1], q_fill);
+        let kv = case.cache([k_fill, v_fill]);
+        let out = case.mix();
+        let kernel = AttentionDecode::new(&case.case.tensors, q, kv, out, heads[0]);
+        (case.case, kernel)
     };
     let uniform = |scale: f32| [Fill::Uniform(scale), Fill::Uniform(scale), Fill::Uniform(1.0)];
-    let one = |position| Rows::Sequence(1, position);
     let mut cases = Vec::new();
-    for dtype in [DType::F16, DType::F32, DType::Q8_0Rows] {
-        let mut push = |label: &str, place: (Rows, usize, usize), heads: [usize; 3], bench: bool| {
-            let (case, kernel) = case(label, place, heads, dtype, uniform(2.0), bench);
+    for dtype in CACHES {
+        decode_cases(dtype, |label, at, heads, bench| {
+            let (case, kernel) = case(label, at, heads, dtype, uniform(2.0), bench);
             cases.push(case.build(
                 kernel,
                 1e-12,
                 "scores near 1 within f32's 2^-20, exp2 within 3 + 2 |x| ULP; both sides read the same cache",
             ));
-        };
-        for heads in [[12, 3, 64], [16, 4, 64], [20, 5, 64], [12, 3, 128], [24, 6, 128]] {
-            push("OpenELM", (one(511), 512, 1), heads, true);
-        }
-        push("full context", (one(2047), 2048, 1), [20, 5, 64], true);
-        push("full context", (one(2047), 2048, 8), [20, 5, 64], dtype == DType::F16);
-        push("uneven shares", (Rows::Sequence(4, 996), 1000, 7), [4, 2, 64], false);
-        push("shares in a batch", (Rows::Batch(&[[999, 1], [70, 0]], 2), 1000, 3), [4, 2, 32], false);
-        push("too few to share", (Rows::Sequence(8, 758), 1000, 3), [4, 2, 32], false);
-        push("a few", (Rows::Sequence(5, 507), 512, 1), [20, 5, 64], dtype == DType::F16);
-        for heads in [[2, 1, 32], [4, 2, 32], [6, 3, 32]] {
-            push("fable", (one(70), 256, 1), heads, false);
-        }
-        for head_dim in [32, 64, 128] {
-            push("first token", (one(0), 37, 1), [4, 1, head_dim], false);
-            push("last slot", (one(36), 37, 1), [4, 1, head_dim], false);
-            push("one key past a chunk", (one(256), 300, 1), [3, 3, head_dim], false);
-            push("one kv head for five", (one(299), 300, 1), [5, 1, head_dim], false);
-            push("first tokens", (Rows::Sequence(8, 0), 37, 1), [4, 1, head_dim], false);
-            push("across a chunk", (Rows::Sequence(7, 252), 300, 1), [4, 2, head_dim], false);
-            push("ragged", (RAGGED, 300, 1), [4, 2, head_dim], false);
-        }
-        push("position past the cache is clamped", (one(4_000_000_000), 37, 1), [4, 2, 64], false);
-        push("step past the cache is clamped", (Rows::Sequence(3, 4_000_000_000), 37, 1), [4, 2, 64], false);
-        push("past the cache is clamped", (PAST, 37, 1), [4, 2, 64], false);
+        });
         let large = case("scores of hundreds", (one(290), 300, 1), [8, 2, 64], dtype, uniform(30.0), false);
         cases.push(large.0.build(large.1, 1e-7, "f32 scores near 1000 are within 2^-12, and so are weights"));
         let zero = case("equal scores", (one(290), 300, 1), [8, 2, 64], dtype, uniform(0.0), false);
         cases.push(zero.0.build(zero.1, 1e-12, "an f32 mean of at most 291 values"));
         if dtype == DType::Q8_0Rows {
+            // It has no NaN.
             continue;
         }
-        // What lies past the step was never written; q8_0 has no NaN.
-        let cached: Vec<f64> = (0..2 * 37 * 64)
-            .map(|i| if i / 64 % 37 <= 20 { f64::from(i * 131 % 257) / 128.0 - 1.0 } else { f64::NAN })
-            .collect();
         for rows in [one(20), Rows::Sequence(4, 17)] {
-            let fills = [Fill::Uniform(2.0), Fill::Values(cached.clone()), Fill::Values(cached.clone())];
+            let fills = [Fill::Uniform(2.0), stale(), stale()];
             let stale = case("NaN past the step", (rows, 37, 1), [8, 2, 64], dtype, fills, false);
             cases.push(stale.0.build(stale.1, 1e-12, "as the other cases: what is not visible is not used"));
         }

@@ -2,18 +2,31 @@
 
 use std::fmt;
 
-use super::place::Places;
-use super::{Fragment, Memory, Tier, fragment};
+use super::math::dot;
+use super::position::Positions;
+use super::{FEW_TOKENS, Fragment, Memory, Operand, Tier, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Keys from which on workgroups share those of a row and head, where a step lets them: see `attention_decode.wgsl`.
 pub const SPLIT_KEYS: usize = 768;
 
-/// Sizes and element type of the key and value cache of a layer, each `[Hkv, S, Dh]`, or `[slots, Hkv, S, Dh]`
-/// for a batch, and where a step's rows stand in it.
+/// The KV cache of a layer, and where a step's rows stand in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvCache {
+    /// Keys, `[Hkv, S, Dh]`, for a batch `[slots, Hkv, S, Dh]`, in f16, f32 or rows of q8_0.
+    pub k: TensorId,
+    /// Values, like the keys.
+    pub v: TensorId,
+    /// Tokens cached before the step, `[1]` u32, or (position, slot) of each row of a batch, `[T, 2]` u32; clamped to
+    /// the cache.
+    pub position: TensorId,
+}
+
+/// A cache with its sizes, its element type and the positions of a step's rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cache {
-    pub(super) places: Places,
+    pub(super) of: KvCache,
+    pub(super) positions: Positions,
     pub(super) slots: usize,
     pub(super) kv_heads: usize,
     pub(super) capacity: usize,
@@ -27,13 +40,8 @@ impl Cache {
     /// # Panics
     /// When they differ, are none of f16, f32 and rows of q8_0, do not fit `position`, hold fewer than
     /// `tokens` keys, or `Dh` is no multiple of 8, of q8_0 none of 32, 64, 128.
-    pub(super) fn new(
-        tensors: &Tensors,
-        [k_cache, v_cache]: [TensorId; 2],
-        position: TensorId,
-        tokens: usize,
-    ) -> Self {
-        let desc = &tensors[k_cache];
+    pub(super) fn new(tensors: &Tensors, of: KvCache, tokens: usize) -> Self {
+        let desc = &tensors[of.k];
         let (slots, [kv_heads, capacity, head_dim]) = match *desc.shape.dims() {
             [kv_heads, capacity, head_dim] => (None, [kv_heads, capacity, head_dim]),
             [slots, kv_heads, capacity, head_dim] => (Some(slots), [kv_heads, capacity, head_dim]),
@@ -45,14 +53,49 @@ impl Cache {
         let blocks = dtype != DType::Q8_0Rows || matches!(head_dim, 32 | 64 | 128);
         assert!(blocks, "a workgroup has whole rows of q8_0: Dh {head_dim}");
         assert!(head_dim.is_multiple_of(8), "a head is read as pairs of vectors: Dh {head_dim}");
-        tensors.expect(v_cache, desc.shape.clone(), dtype);
-        let places = Places::new(tensors, position, tokens, capacity);
+        tensors.expect(of.v, desc.shape.clone(), dtype);
+        let positions = Positions::new(tensors, of.position, tokens, capacity);
         assert_eq!(
             slots.is_some(),
-            places.batch,
+            positions.batch,
             "a batch has (position, slot) and slots, a sequence neither"
         );
-        Self { places, slots: slots.unwrap_or(1), kv_heads, capacity, head_dim, dtype }
+        Self { of, positions, slots: slots.unwrap_or(1), kv_heads, capacity, head_dim, dtype }
+    }
+
+    /// Asserts that attention has tiles for these heads.
+    ///
+    /// # Panics
+    /// When `Hkv` does not divide `H`, or `Dh` is none of 32, 64, 128.
+    pub(super) fn expect_heads(self, query_heads: usize) {
+        let Self { kv_heads, head_dim, .. } = self;
+        assert!(matches!(head_dim, 32 | 64 | 128), "attention has no tile for Dh {head_dim}");
+        assert!(query_heads.is_multiple_of(kv_heads), "{kv_heads} kv heads serve {query_heads} query heads");
+    }
+
+    /// Asserts the same of attention row by row.
+    ///
+    /// # Panics
+    /// As [`expect_heads`](Self::expect_heads), and when a sequence has more than [`FEW_TOKENS`] rows.
+    pub(super) fn expect_few_rows(self, query_heads: usize) {
+        let Positions { tokens, batch, .. } = self.positions;
+        assert!(batch || tokens <= FEW_TOKENS, "{tokens} tokens of a sequence are not few");
+        self.expect_heads(query_heads);
+    }
+
+    /// Returns what scores are multiplied with: shaders compute powers of two.
+    pub(super) fn score_scale(self) -> f32 {
+        std::f32::consts::LOG2_E / (self.head_dim as f32).sqrt()
+    }
+
+    /// Returns the operands of a kernel that reads the cache, then the position.
+    pub(super) fn read(self) -> [Operand; 3] {
+        [self.of.k, self.of.v, self.of.position].map(Operand::read)
+    }
+
+    /// Returns the operands of a kernel that adds to the cache.
+    pub(super) fn written(self) -> [Operand; 2] {
+        [self.of.k, self.of.v].map(Operand::read_write)
     }
 
     /// Returns the fragment that loads four values (`Kv4`, `k_load`, `v_load`, `kv_load`) and makes what is stored
@@ -89,7 +132,7 @@ impl Cache {
 
     /// Returns the keys of a head that a step behind `position` tokens, in every sequence, reads once each.
     pub(super) fn keys_read(self, position: usize) -> usize {
-        let Places { tokens, capacity, batch } = self.places;
+        let Positions { tokens, capacity, batch } = self.positions;
         if batch {
             tokens * (position.min(capacity - 1) + 1)
         } else {
@@ -99,27 +142,27 @@ impl Cache {
 
     /// Returns the pairs of a row and a key that it sees, in a step behind `position` tokens.
     pub(super) fn pairs(self, position: usize) -> usize {
-        let position = [position as f64].repeat(2 * self.places.tokens);
-        (0..self.places.tokens).map(|t| self.places.place(&position, t) + 1).sum()
+        let position = [position as f64].repeat(2 * self.positions.tokens);
+        (0..self.positions.tokens).map(|t| self.positions.of(&position, t) + 1).sum()
     }
 
     /// Returns the cache row in which the keys of row `t`'s sequence begin.
     fn first_row(self, position: &[f64], t: usize, head: usize) -> usize {
-        let slot = if self.places.batch { (position[2 * t + 1] as usize).min(self.slots - 1) } else { 0 };
+        let slot = if self.positions.batch { (position[2 * t + 1] as usize).min(self.slots - 1) } else { 0 };
         (slot * self.kv_heads + head) * self.capacity
     }
 
     /// Returns what row `t` sees of a cached head: the rows up to its own.
     fn history<'a>(self, cached: &'a [f64], position: &[f64], [t, head]: [usize; 2]) -> &'a [f64] {
         let first = self.first_row(position, t, head);
-        &cached[first * self.head_dim..][..(self.places.place(position, t) + 1) * self.head_dim]
+        &cached[first * self.head_dim..][..(self.positions.of(position, t) + 1) * self.head_dim]
     }
 
     /// Puts the `[Dh]` values that `of` returns for each row and head where the row stands.
     pub(super) fn append(self, cached: &mut [f64], position: &[f64], of: impl Fn([usize; 2]) -> Vec<f64>) {
-        for t in 0..self.places.tokens {
+        for t in 0..self.positions.tokens {
             for head in 0..self.kv_heads {
-                let row = self.first_row(position, t, head) + self.places.place(position, t);
+                let row = self.first_row(position, t, head) + self.positions.of(position, t);
                 cached[row * self.head_dim..][..self.head_dim].copy_from_slice(&of([t, head]));
             }
         }
@@ -131,7 +174,7 @@ impl Cache {
     /// # Panics
     /// When it is neither.
     pub(super) fn splits(self, tensors: &Tensors, out: TensorId, query_heads: usize) -> usize {
-        let tokens = self.places.tokens;
+        let tokens = self.positions.tokens;
         if let &[_, _, splits, _] = tensors[out].shape.dims() {
             tensors.expect(out, [tokens, query_heads, splits, self.head_dim + 4], DType::F32);
             return splits;
@@ -143,24 +186,23 @@ impl Cache {
     /// Returns the bytes of what attention gives, whole or in parts.
     pub(super) fn output_bytes(self, query_heads: usize, splits: usize) -> u64 {
         let part = if splits == 1 { self.head_dim } else { splits * (self.head_dim + 4) };
-        4 * (self.places.tokens * query_heads * part) as u64
+        4 * (self.positions.tokens * query_heads * part) as u64
     }
 
     /// Computes attention over the cache, whole or in parts: `query` returns that of a row and head.
     pub(super) fn attend(
         self,
         memory: &Memory,
-        [k_cache, v_cache, position]: [TensorId; 3],
         [query_heads, splits]: [usize; 2],
         out: &mut [f64],
         query: impl Fn([usize; 2]) -> Vec<f64>,
     ) {
-        let members = query_heads / self.kv_heads;
-        let width = out.len() / (self.places.tokens * query_heads);
+        let (members, KvCache { k, v, position }) = (query_heads / self.kv_heads, self.of);
+        let width = out.len() / (self.positions.tokens * query_heads);
         for (row, out) in out.chunks_mut(width).enumerate() {
             let at @ [t, h] = [row / query_heads, row % query_heads];
             let seen = |cache| self.history(memory.read(cache), memory.read(position), [t, h / members]);
-            let (q, keys, values) = (query(at), seen(k_cache), seen(v_cache));
+            let (q, keys, values) = (query(at), seen(k), seen(v));
             if splits == 1 {
                 let mix = Mix::new(&q, keys, values);
                 out.iter_mut().zip(&mix.sum).for_each(|(out, sum)| *out = sum / mix.total);
@@ -187,8 +229,8 @@ struct Mix {
 impl Mix {
     /// Mixes `values`, `[keys, Dh]` like `keys`, by what `q` scores.
     fn new(q: &[f64], keys: &[f64], values: &[f64]) -> Self {
-        let dot = |key: &[f64]| -> f64 { q.iter().zip(key).map(|(q, k)| q * k).sum() };
-        let scores: Vec<f64> = keys.chunks(q.len()).map(|key| dot(key) / (q.len() as f64).sqrt()).collect();
+        let scale = 1.0 / (q.len() as f64).sqrt();
+        let scores: Vec<f64> = keys.chunks(q.len()).map(|key| dot(q, key) * scale).collect();
         let top = scores.iter().copied().fold(LOWEST, f64::max);
         let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
         let mut sum = vec![0.0; q.len()];

@@ -132,6 +132,12 @@ impl CaseBuilder {
         Self { tensors: Tensors::default(), label: label.into(), fills: Vec::new(), bench: false }
     }
 
+    /// Adds to the label.
+    pub(super) fn more(mut self, label: &str) -> Self {
+        self.label += &format!(", {label}");
+        self
+    }
+
     /// Says whether benches time the case.
     pub fn benched(self, bench: bool) -> Self {
         Self { bench, ..self }

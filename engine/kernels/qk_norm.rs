@@ -5,6 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::math;
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -124,11 +125,8 @@ impl Kernel for QkNorm {
                 for h in 0..heads {
                     let weight = memory.read(if h < self.query_heads { self.q_weight } else { self.k_weight });
                     let x = &qkv[(t * (heads + self.kv_heads) + h) * self.head_dim..][..self.head_dim];
-                    let mean = x.iter().map(|v| v * v).sum::<f64>() / self.head_dim as f64;
-                    let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
-                    for d in 0..self.head_dim {
-                        out[(t * heads + h) * self.head_dim + d] = x[d] * weight[d] * scale;
-                    }
+                    let out = &mut out[(t * heads + h) * self.head_dim..][..self.head_dim];
+                    out.copy_from_slice(&math::rms_norm(x, weight, self.eps));
                 }
             }
         });

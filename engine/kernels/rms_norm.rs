@@ -7,6 +7,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::math;
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -98,11 +99,7 @@ impl Kernel for RmsNorm {
             let (x, weight) = (memory.read(self.x), memory.read(self.weight));
             let last = &x[(self.tokens - self.rows) * self.model_dim..];
             for (x, out) in last.chunks(self.model_dim).zip(out.chunks_mut(self.model_dim)) {
-                let mean = x.iter().map(|v| v * v).sum::<f64>() / self.model_dim as f64;
-                let scale = 1.0 / (mean + f64::from(self.eps)).sqrt();
-                for d in 0..self.model_dim {
-                    out[d] = x[d] * weight[d] * scale;
-                }
+                out.copy_from_slice(&math::rms_norm(x, weight, self.eps));
             }
         });
     }

@@ -1,4 +1,4 @@
-//! `(x[j], x[j + Dh/2])` turned by the angle `place(t) * theta^(-2j / Dh)`: rotary embedding of
+//! `(x[j], x[j + Dh/2])` turned by the angle `position_of(t) * theta^(-2j / Dh)`: rotary embedding of
 //! queries and keys in the rotate-half (NeoX) layout.
 //!
 //! Not fused: `qk_norm_rope` saves the round trips from the norm and to the cache.
@@ -6,7 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::math::rotate;
-use super::place::{PAST, Places, RAGGED, Rows};
+use super::heads_case::{PAST, RAGGED, Rows, one};
+use super::position::Positions;
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -24,7 +25,7 @@ pub struct Rope {
     pub out: TensorId,
     heads: usize,
     head_dim: usize,
-    places: Places,
+    positions: Positions,
 }
 
 #[repr(C)]
@@ -64,8 +65,8 @@ impl Rope {
         tensors.expect(x, [tokens, heads * head_dim], DType::F32);
         tensors.expect(table, [capacity, head_dim], DType::F32);
         tensors.expect(out, [tokens, heads * head_dim], DType::F32);
-        let places = Places::new(tensors, position, tokens, capacity);
-        Self { x, table, position, out, heads, head_dim, places }
+        let positions = Positions::new(tensors, position, tokens, capacity);
+        Self { x, table, position, out, heads, head_dim, positions }
     }
 }
 
@@ -75,7 +76,7 @@ impl Kernel for Rope {
     }
 
     fn source(&self, _tier: Tier) -> Vec<Fragment> {
-        vec![fragment!("rope.wgsl"), self.places.fragment()]
+        vec![fragment!("rope.wgsl"), self.positions.fragment()]
     }
 
     fn operands(&self) -> Vec<Operand> {
@@ -88,7 +89,7 @@ impl Kernel for Rope {
     }
 
     fn shape(&self) -> String {
-        format!("T {}, heads {}, Dh {}", self.places.tokens, self.heads, self.head_dim)
+        format!("T {}, heads {}, Dh {}", self.positions.tokens, self.heads, self.head_dim)
     }
 
     fn tunables(&self) -> Vec<Tunable> {
@@ -97,7 +98,7 @@ impl Kernel for Rope {
 
     fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
         let wg = choice.of(&self.tunables()[0]);
-        let Places { tokens, capacity, .. } = self.places;
+        let Positions { tokens, capacity, .. } = self.positions;
         let params = Params { tokens: dim(tokens), heads: dim(self.heads), capacity: dim(capacity), slots: 1 };
         let lanes = self.head_dim / 8;
         Dispatch {
@@ -108,9 +109,9 @@ impl Kernel for Rope {
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        let table = (self.places.tokens * self.head_dim) as u64;
+        let table = (self.positions.tokens * self.head_dim) as u64;
         let n = self.heads as u64 * table;
-        Cost { read: 4 * (n + table) + self.places.bytes(), written: 4 * n, flops: 3 * n }
+        Cost { read: 4 * (n + table) + self.positions.bytes(), written: 4 * n, flops: 3 * n }
     }
 
     fn reference(&self, memory: &mut Memory) {
@@ -118,8 +119,8 @@ impl Kernel for Rope {
             let (x, table, position) =
                 (memory.read(self.x), memory.read(self.table), memory.read(self.position));
             for (row, (x, out)) in x.chunks(self.head_dim).zip(out.chunks_mut(self.head_dim)).enumerate() {
-                let place = self.places.place(position, row / self.heads);
-                out.copy_from_slice(&rotate(x, &table[place * self.head_dim..][..self.head_dim]));
+                let angle = self.positions.of(position, row / self.heads);
+                out.copy_from_slice(&rotate(x, &table[angle * self.head_dim..][..self.head_dim]));
             }
         });
     }
@@ -140,14 +141,14 @@ pub fn cases() -> Vec<Case> {
     let uniform = || Fill::Uniform(2.0);
     let mut cases = Vec::new();
     for heads in [[15, 64], [20, 64], [25, 64], [15, 128], [30, 128]] {
-        cases.push(case("decode", (Rows::Sequence(1, 511), 2048), heads, uniform(), true));
+        cases.push(case("decode", (one(511), 2048), heads, uniform(), true));
         cases.push(case("prefill", (Rows::Sequence(33, 0), 2048), heads, uniform(), true));
     }
     for heads in [[3, 32], [6, 32], [9, 32]] {
         cases.push(case("fable", (Rows::Sequence(5, 0), 256), heads, uniform(), false));
     }
-    cases.push(case("first position", (Rows::Sequence(1, 0), 37), [3, 64], uniform(), false));
-    cases.push(case("last position", (Rows::Sequence(1, 36), 37), [3, 64], uniform(), false));
+    cases.push(case("first position", (one(0), 37), [3, 64], uniform(), false));
+    cases.push(case("last position", (one(36), 37), [3, 64], uniform(), false));
     cases.push(case("chunk of a prefill", (Rows::Sequence(7, 19), 37), [3, 64], uniform(), false));
     cases.push(case("position past the table is clamped", (Rows::Sequence(3, 4_000_000_000), 37), [3, 64], uniform(), false));
     cases.push(case("ragged", (RAGGED, 300), [3, 64], uniform(), false));

@@ -4,6 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::math;
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
@@ -83,7 +84,7 @@ impl Kernel for Swiglu {
                 for f in 0..self.width {
                     let gate = x[t * 2 * self.width + f];
                     let up = x[t * 2 * self.width + self.width + f];
-                    out[t * self.width + f] = gate / (1.0 + (-gate).exp()) * up;
+                    out[t * self.width + f] = math::swiglu(gate, up);
                 }
             }
         });

@@ -14,7 +14,6 @@
 use std::ops::Range;
 
 use crate::graph::{Graph, Role};
-use crate::kernels::FEW_TOKENS;
 use crate::kernels::add::Add;
 use crate::kernels::argmax::Argmax;
 use crate::kernels::attention::Attention;
@@ -31,6 +30,7 @@ use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
 use crate::kernels::sample::{self, Sample};
 use crate::kernels::swiglu::Swiglu;
+use crate::kernels::{FEW_TOKENS, KvCache};
 use crate::model::layout::Layout;
 use crate::model::{Config, LayerDims, names};
 use crate::tensor::{DType, Shape, TensorId};
@@ -290,7 +290,7 @@ impl<'a> Builder<'a> {
         };
         let [k, v] = ["k", "v"]
             .map(|name| graph.tensor(at(&format!("cache.{name}")), cache.clone(), dtype, Role::State));
-        let kernel = KvWrite::new(graph.tensors(), rotated, qkv, position, k, v, query_heads);
+        let kernel = KvWrite::new(graph.tensors(), rotated, qkv, KvCache { k, v, position }, query_heads);
         graph.push(at("kv_write"), kernel);
         self.step.caches.push([k, v]);
         rotated
@@ -300,19 +300,20 @@ impl<'a> Builder<'a> {
     fn attend(&mut self, layer: usize, x: TensorId, q: TensorId) -> TensorId {
         let heads = self.config.layers[layer].query_heads;
         let at = |name: &str| format!("layer.{layer}/attn/{name}");
-        let (position, [k, v]) = (self.step.position, self.step.caches[layer]);
+        let [k, v] = self.step.caches[layer];
+        let kv = KvCache { k, v, position: self.step.position };
         let StepShape { tokens, batch, packed, splits, .. } = self.shape;
         let head_dim = self.config.head_dim;
         let graph = &mut self.step.graph;
         let mixed = graph.activation(at("mix"), [tokens, heads * head_dim]);
         if tokens > FEW_TOKENS && batch.is_none() {
-            graph.push(at("mix"), Attention::new(graph.tensors(), q, k, v, position, mixed, heads));
+            graph.push(at("mix"), Attention::new(graph.tensors(), q, kv, mixed, heads));
         } else if splits == 1 {
-            let kernel = AttentionDecode::new(graph.tensors(), q, k, v, position, mixed, heads);
+            let kernel = AttentionDecode::new(graph.tensors(), q, kv, mixed, heads);
             graph.push(at("mix"), kernel.with_packed(packed));
         } else {
             let parts = graph.activation(at("mix_parts"), [tokens, heads, splits, head_dim + 4]);
-            let kernel = AttentionDecode::new(graph.tensors(), q, k, v, position, parts, heads);
+            let kernel = AttentionDecode::new(graph.tensors(), q, kv, parts, heads);
             graph.push(at("mix"), kernel.with_packed(packed));
             graph.push(at("merge"), AttentionMerge::new(graph.tensors(), parts, mixed));
         }

@@ -7,6 +7,8 @@ use crate::kernels::kv_write::KvWrite;
 use crate::kernels::qk_norm::QkNorm;
 use crate::kernels::qk_norm_rope::QkNormRope;
 use crate::kernels::rope::Rope;
+use crate::kernels::{Kernel, KvCache, QkvProjection};
+use crate::tensor::TensorId;
 
 /// q/k norm, RoPE and cache write in one launch: q and k are read once and k goes straight to the cache.
 pub(super) fn apply(graph: &mut Graph) {
@@ -19,10 +21,12 @@ pub(super) fn apply(graph: &mut Graph) {
 
 /// What stands between the qkv projection and attention, and where.
 pub(super) struct Chain {
-    pub(super) norm: QkNorm,
-    pub(super) rope: Rope,
-    pub(super) write: KvWrite,
-    /// Indices of these three.
+    pub(super) projection: QkvProjection,
+    pub(super) kv: KvCache,
+    /// The normalised queries and keys.
+    normed: TensorId,
+    query_heads: usize,
+    /// Indices of norm, RoPE and write.
     pub(super) ops: [usize; 3],
     /// Index of the attention that reads what they make.
     pub(super) attention: usize,
@@ -30,45 +34,32 @@ pub(super) struct Chain {
 
 /// Returns the chain that begins at `index`, if one does.
 pub(super) fn chain(graph: &Graph, index: usize) -> Option<Chain> {
-    let norm = kernel::<QkNorm>(&graph.ops[index])?.clone();
-    let (rope_index, rope) = graph.only_user::<Rope>(norm.out, index)?;
-    let rope = rope.clone();
-    let [_, write_index, attention] = graph.users(rope.out)[..] else { return None };
-    let write = kernel::<KvWrite>(&graph.ops[write_index])?.clone();
-    Some(Chain { norm, rope, write, ops: [index, rope_index, write_index], attention })
+    let &QkNorm { qkv, q_weight, k_weight, out: normed, query_heads, eps, .. } = kernel(&graph.ops[index])?;
+    let (rope_index, &Rope { table, out, .. }) = graph.only_user(normed, index)?;
+    let [_, write_index, attention] = graph.users(out)[..] else { return None };
+    let kv = kernel::<KvWrite>(&graph.ops[write_index])?.kv;
+    let projection = QkvProjection { qkv, q_weight, k_weight, table, eps };
+    Some(Chain { projection, kv, normed, query_heads, ops: [index, rope_index, write_index], attention })
 }
 
 fn fuse_at(graph: &mut Graph, index: usize) -> Option<()> {
-    let Chain { norm, rope, write, ops, attention } = chain(graph, index)?;
-    let mix = &graph.ops[attention];
-    let decode = kernel::<AttentionDecode>(mix).map(|mix| (mix.out, mix.packed));
-    let out = decode.map(|(out, _)| out).or(kernel::<Attention>(mix).map(|mix| mix.out))?;
-
-    let (tensors, heads) = (graph.tensors(), norm.query_heads);
-    let (tokens, head_dim) = (tensors[norm.qkv].shape.dims()[0], tensors[norm.q_weight].shape.elements());
-    let name = tensors[norm.out].name.replace("qk_norm", "q");
-    let q = graph.activation(name, [tokens, heads * head_dim]);
+    let Chain { projection, kv, normed, query_heads, ops, attention } = chain(graph, index)?;
     let tensors = graph.tensors();
-    let fused = QkNormRope::new(
-        tensors,
-        norm.qkv,
-        norm.q_weight,
-        norm.k_weight,
-        rope.table,
-        rope.position,
-        q,
-        write.k_cache,
-        write.v_cache,
-        norm.eps,
-    );
-    let (k, v, position) = (write.k_cache, write.v_cache, write.position);
-    graph.ops[attention].kernel = if let Some((_, packed)) = decode {
-        let kernel = AttentionDecode::new(tensors, q, k, v, position, out, heads);
-        Box::new(kernel.with_packed(packed))
-    } else {
-        Box::new(Attention::new(tensors, q, k, v, position, out, heads))
-    };
+    let tokens = tensors[projection.qkv].shape.dims()[0];
+    let columns = query_heads * tensors[projection.q_weight].shape.elements();
+    let name = tensors[normed].name.replace("qk_norm", "q");
+    let q = graph.activation(name, [tokens, columns]);
+    graph.ops[attention].kernel = attend_to(graph, &graph.ops[attention], q)?;
     let label = graph.ops[index].label.clone() + "_rope";
+    let fused = QkNormRope::new(graph.tensors(), projection, kv, q);
     graph.replace(&ops, Op { label, kernel: Box::new(fused) });
     Some(())
+}
+
+/// Returns the attention of `op` by other queries.
+fn attend_to(graph: &Graph, op: &Op, q: TensorId) -> Option<Box<dyn Kernel>> {
+    if let Some(decode) = kernel::<AttentionDecode>(op) {
+        return Some(Box::new(decode.by(graph.tensors(), q)));
+    }
+    Some(Box::new(kernel::<Attention>(op)?.by(graph.tensors(), q)))
 }

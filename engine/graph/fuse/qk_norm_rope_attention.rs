@@ -20,20 +20,8 @@ pub(super) fn apply(graph: &mut Graph) {
 }
 
 fn match_decode(graph: &Graph, index: usize) -> Option<([usize; 4], QkNormRopeAttention)> {
-    let Chain { norm, rope, write, ops: [norm_index, rope_index, write_index], attention } =
-        chain(graph, index)?;
+    let Chain { projection, kv, ops: [norm, rope, write], attention, .. } = chain(graph, index)?;
     let mix = kernel::<AttentionDecode>(&graph.ops[attention]).filter(|mix| !mix.packed)?;
-    let fused = QkNormRopeAttention::new(
-        graph.tensors(),
-        norm.qkv,
-        norm.q_weight,
-        norm.k_weight,
-        rope.table,
-        rope.position,
-        write.k_cache,
-        write.v_cache,
-        mix.out,
-        norm.eps,
-    );
-    Some(([norm_index, rope_index, write_index, attention], fused))
+    let fused = QkNormRopeAttention::new(graph.tensors(), projection, kv, mix.out);
+    Some(([norm, rope, write, attention], fused))
 }

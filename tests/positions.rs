@@ -8,7 +8,7 @@ use samara::kernels::attention_decode::AttentionDecode;
 use samara::kernels::attention_merge::AttentionMerge;
 use samara::kernels::qk_norm_rope::QkNormRope;
 use samara::kernels::qk_norm_rope_attention::QkNormRopeAttention;
-use samara::kernels::{Kernel, SPLIT_KEYS, rope};
+use samara::kernels::{Kernel, KvCache, QkvProjection, SPLIT_KEYS, rope};
 use samara::tensor::{DType, Shape, TensorId, Tensors};
 
 const S: usize = 800;
@@ -101,10 +101,11 @@ impl Cache {
         let k_weight = input("k_weight", [head_dim].into(), DType::F32, &values(head_dim, 5));
         let angles = rope::table(S, head_dim, 10000.0);
         let table = input("table", [S, head_dim].into(), DType::F32, &angles);
-        let places: Vec<f64> = rows.iter().flat_map(|row| [row.position as f64, row.slot as f64]).collect();
+        let positions: Vec<f64> =
+            rows.iter().flat_map(|row| [row.position as f64, row.slot as f64]).collect();
         let position = match self.slots {
-            Some(_) => input("position", [rows.len(), 2].into(), DType::U32, &places),
-            None => input("position", [1].into(), DType::U32, &places[..1]),
+            Some(_) => input("position", [rows.len(), 2].into(), DType::U32, &positions),
+            None => input("position", [1].into(), DType::U32, &positions[..1]),
         };
         let wide: Shape = [rows.len(), H * head_dim].into();
         let zeros = vec![0.0; wide.elements()];
@@ -122,14 +123,14 @@ impl Cache {
         };
         let k = tensor("k_cache", shape.clone(), dtype, self.k.clone());
         let v = tensor("v_cache", shape, dtype, self.v.clone());
+        let of = QkvProjection { qkv, q_weight, k_weight, table, eps: 1e-6 };
+        let cache = KvCache { k, v, position };
         let mut kernels: Vec<Box<dyn Kernel>> = if fused {
-            vec![Box::new(QkNormRopeAttention::new(
-                &tensors, qkv, q_weight, k_weight, table, position, k, v, mix, 1e-6,
-            ))]
+            vec![Box::new(QkNormRopeAttention::new(&tensors, of, cache, mix))]
         } else {
             vec![
-                Box::new(QkNormRope::new(&tensors, qkv, q_weight, k_weight, table, position, q, k, v, 1e-6)),
-                Box::new(AttentionDecode::new(&tensors, q, k, v, position, mix, H)),
+                Box::new(QkNormRope::new(&tensors, of, cache, q)),
+                Box::new(AttentionDecode::new(&tensors, q, cache, mix, H)),
             ]
         };
         if splits > 1 {

@@ -1,7 +1,7 @@
 // Where the rows of a batch stand in the KV cache: each in a sequence of its own, at (position, slot) of
-// `position`, clamped to the cache. place_sequence.wgsl defines the same names.
+// `position`, clamped to the cache. position_sequence.wgsl defines the same names.
 
-fn place(t: u32) -> u32 {
+fn position_of(t: u32) -> u32 {
     return min(position[2u * t], params.capacity - 1u);
 }
 

@@ -1,7 +1,7 @@
 // Where the rows of a step stand in the KV cache: behind each other in one sequence, from `position[0]` on.
-// A step that would leave the cache is moved to its end. place_batch.wgsl defines the same names.
+// A step that would leave the cache is moved to its end. position_batch.wgsl defines the same names.
 
-fn place(t: u32) -> u32 {
+fn position_of(t: u32) -> u32 {
     return min(position[0], params.capacity - params.tokens) + t;
 }
 
