@@ -1,6 +1,6 @@
-// Greedy sampling: the index of the largest logit of a row, the lowest index on ties; it goes where the
-// fragment of the mode (token/last.wgsl, token/rows.wgsl) puts it, next to the bindings from 2 on.
-// One workgroup per row that counts; invocation i takes the vectors i, i + WG, ... of four logits, eight of
+// Greedy sampling: the index of the largest logit of a row, the lowest index on ties. lib/token.wgsl says which rows
+// choose, and where the index goes.
+// One workgroup per row that chooses; invocation i takes the vectors i, i + WG, ... of four logits, eight of
 // them in flight (four rounds for 32000 logits), then a tree over the workgroup.
 // Every lane of the vectors keeps a best of its own, so that no compare waits for the lane before.
 // Numerics: logits are bound as bits and compared as integers, which is exact, gives NaN no chance to win
@@ -10,13 +10,11 @@
 
 override WG: u32 = 256;
 
-const NONE = 0xffffffffu; // no token has this id
-
 struct Params {
-    row: u32, // the first row that counts
+    row: u32, // the first row that chooses
+    advance: u32, // tokens of the step, for the last row
+    capacity: u32, // the last index of `out`
     vocabulary: u32, // V
-    advance: u32, // of the mode `last`
-    capacity: u32, // S, of the mode `last`
 }
 
 // The best of the first, second, third and fourth logits of the vectors looked at.
@@ -27,6 +25,9 @@ struct Best {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<Bits>; // [R, V], bits of f32: lib/bits_*.wgsl
+@group(0) @binding(2) var<storage, read_write> ids: array<u32>; // [T]
+@group(0) @binding(3) var<storage, read_write> position: array<u32>; // [1], of a batch [R, 2]
+@group(0) @binding(4) var<storage, read_write> out: array<u32>; // [S + 1], the history; for every row the choices, [R]
 
 var<workgroup> bests: array<vec2<u32>, WG>; // (key, index); each invocation its own, then the tree
 

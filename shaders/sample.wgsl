@@ -1,6 +1,7 @@
 // Sampling of a row of logits: repeat penalty, temperature, top-k, top-p, min-p, each on what the one before
 // left over, then a draw by weight in the order of the ids; at temperature 0 the largest penalised logit.
-// What a row is, and where its token goes, is in token/draw_*.wgsl. One workgroup per row. Pass 1 applies the penalty, finds the maximum and leaves keys in `scratch`, integers
+// lib/token.wgsl says which rows choose, and where the token goes; lib/penalty.wgsl has the penalty.
+// One workgroup per row. Pass 1 applies the penalty, finds the maximum and leaves keys in `scratch`, integers
 // that order like the logits; invocation i takes the vectors i, i + WG, ... of four. Top-k and top-p sort
 // nothing: see lib/cut.wgsl. The draw sums runs of ids, one run per invocation, and walks one run.
 // Passes: 1, two each for top-k and top-p (more only if over 256 logits are nearly equal), and 1 to draw; the
@@ -11,18 +12,15 @@
 
 override WG: u32 = 256;
 
-const NONE = 0xffffffffu; // no token has this id
-const MOST = 3.4e38; // where a penalty takes a logit at most
-
 struct Params {
-    row: u32, // the first row that counts
+    row: u32, // the first row that chooses
+    advance: u32, // tokens of the step, for the last row
+    capacity: u32, // the last index of `out`
     vocabulary: u32, // V
-    advance: u32, // tokens of the step, of the last row
-    capacity: u32, // the last index of `history`
     slots: u32, // of a batch
 }
 
-// What is uploaded for a generation: engine/kernels/sample.rs packs it.
+// What is uploaded for a generation: engine/kernels/draw.rs packs it.
 struct Options {
     inverse: f32, // 2 / T; 0 takes the likeliest
     limit: f32, // 64 * T / 2: half the distance to the maximum beyond which no weight is left
@@ -42,7 +40,7 @@ struct Options {
 @group(0) @binding(3) var<storage, read_write> last_seen: array<u32>; // [V], 1 + index in the sequence, or 0; of a batch [slots, V]
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>; // [T]
 @group(0) @binding(5) var<storage, read_write> position: array<u32>; // [1], of a batch [R, 2]
-@group(0) @binding(6) var<storage, read_write> history: array<u32>; // [S + 1]; of every row the results, [R]
+@group(0) @binding(6) var<storage, read_write> out: array<u32>; // [S + 1], the history; for every row the choices, [R]
 @group(0) @binding(7) var<storage, read_write> scratch: array<vec4<u32>>; // [R, V / 4 rounded up], keys
 
 var<workgroup> bests: array<vec2<u32>, WG>; // (key, index) in the tree of pass 1
@@ -62,40 +60,6 @@ var<workgroup> chosen: u32;
 struct Scale {
     top: f32, // the maximum of its logits
     table: u32, // its options
-}
-
-fn penalized(value: f32, penalty: f32) -> f32 {
-    if value > 0.0 {
-        if penalty < 1.0 && value >= MOST * penalty {
-            return MOST;
-        }
-        return value / penalty;
-    }
-    if penalty > 1.0 && -value >= MOST / penalty {
-        return -MOST;
-    }
-    return value * penalty;
-}
-
-fn penalized_keys(bits: vec4<u32>, penalty: f32) -> vec4<u32> {
-    let values = bitcast<vec4<f32>>(bits);
-    let lowered = vec4<f32>(
-        penalized(values.x, penalty),
-        penalized(values.y, penalty),
-        penalized(values.z, penalty),
-        penalized(values.w, penalty),
-    );
-    return keys(bitcast<vec4<u32>>(lowered));
-}
-
-// Whether four ids occurred within the window before the token at `next`.
-fn occurred(first: u32, row: u32, next: u32) -> vec4<bool> {
-    let lanes = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
-    let at = vec4<u32>(seen_from(row)) + min(lanes, vec4<u32>(params.vocabulary - 1u));
-    let seen = vec4<u32>(last_seen[at.x], last_seen[at.y], last_seen[at.z], last_seen[at.w]);
-    let wanted = options[table_of(row)].window;
-    let window = select(wanted, next, wanted == 0u || wanted > next);
-    return (seen > vec4<u32>(next - window)) | drafted(lanes, row, window);
 }
 
 // Half the distance of a logit to the maximum, over half the temperature.
@@ -225,6 +189,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         id = pick(index, base, last, scale, next);
     }
     if index == 0u {
-        publish(row, id, next);
+        note(row, id, next);
+        publish(row, id);
     }
 }

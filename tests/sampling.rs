@@ -7,6 +7,7 @@ use samara::gpu::{Bindings, BufferRange, Executor, Gpu};
 use samara::kernels::draw::{Options, last_seen};
 use samara::kernels::sample::{Binds, Sample, scratch_shape};
 use samara::kernels::threefry::random;
+use samara::kernels::token::TokenState;
 use samara::sampler::{Sampler, SamplerOptions};
 use samara::tensor::{DType, TensorId, Tensors};
 
@@ -43,9 +44,11 @@ impl<'a> OnDevice<'a> {
             logits: tensors.add("logits", [rows, vocabulary], DType::F32),
             options: tensors.add("options", [Options::WORDS], DType::U32),
             last_seen: tensors.add("last_seen", [vocabulary], DType::U32),
-            ids: tensors.add("ids", [rows], DType::U32),
-            position: tensors.add("position", [1], DType::U32),
-            out: tensors.add("out", [context.map_or(rows, |context| context + 1)], DType::U32),
+            state: TokenState {
+                ids: tensors.add("ids", [rows], DType::U32),
+                position: tensors.add("position", [1], DType::U32),
+                out: tensors.add("out", [context.map_or(rows, |context| context + 1)], DType::U32),
+            },
             scratch: tensors.add("scratch", scratch_shape(counting, vocabulary), DType::U32),
         };
         let kernel = match context {
@@ -59,7 +62,7 @@ impl<'a> OnDevice<'a> {
         let executor = Executor::new(gpu, [("sample", &kernel as _)].into_iter(), &bound).unwrap();
         let device = Self { gpu, binds, bound, executor };
         device.write(binds.logits, bytemuck::cast_slice(logits));
-        device.write(binds.ids, bytemuck::cast_slice(&vec![NOWHERE; rows]));
+        device.write(binds.state.ids, bytemuck::cast_slice(&vec![NOWHERE; rows]));
         device
     }
 
@@ -70,7 +73,7 @@ impl<'a> OnDevice<'a> {
     fn begin(&self, options: &SamplerOptions, seen: &[u32], position: usize) {
         self.write(self.binds.options, bytemuck::bytes_of(&options.packed()));
         self.write(self.binds.last_seen, bytemuck::cast_slice(seen));
-        self.write(self.binds.position, &(position as u32).to_le_bytes());
+        self.write(self.binds.state.position, &(position as u32).to_le_bytes());
     }
 
     fn words(&self, tensor: TensorId) -> Vec<u32> {
@@ -182,7 +185,7 @@ fn draws_on_the_device_follow_the_probabilities_and_are_those_of_the_cpu() {
             for position in (19..).step_by(ROWS).take(DISPATCHES) {
                 device.begin(&options, &seen, position);
                 device.executor.run(&gpu);
-                for (r, id) in device.words(device.binds.out).into_iter().enumerate() {
+                for (r, id) in device.words(device.binds.state.out).into_iter().enumerate() {
                     counts[id as usize] += 1;
                     let own = sampler.sample(&row, &history[..position + r + 1]).unwrap();
                     differ += usize::from(own != id);
@@ -218,10 +221,13 @@ fn a_sequence_goes_on_by_itself_on_the_device() {
                     device.executor.run(&gpu);
                     history.push(sampler.sample(&row, &history).unwrap());
                 }
-                assert_eq!(device.words(device.binds.out)[prompt.len()..][..TOKENS], history[prompt.len()..]);
+                assert_eq!(
+                    device.words(device.binds.state.out)[prompt.len()..][..TOKENS],
+                    history[prompt.len()..]
+                );
                 assert_eq!(device.words(device.binds.last_seen), last_seen(&history, vocabulary));
-                assert_eq!(device.words(device.binds.position), [history.len() as u32 - 1]);
-                assert_eq!(device.words(device.binds.ids)[0], history[history.len() - 1]);
+                assert_eq!(device.words(device.binds.state.position), [history.len() as u32 - 1]);
+                assert_eq!(device.words(device.binds.state.ids)[0], history[history.len() - 1]);
             }
         }
     }
@@ -241,10 +247,10 @@ fn rows_of_drafted_tokens_draw_what_plain_decoding_would() {
             let mut history = prompt;
             history.push(draft[0]);
             device.begin(&options, &last_seen(&history, 130), history.len() - 1);
-            device.write(device.binds.ids, bytemuck::cast_slice(&draft));
+            device.write(device.binds.state.ids, bytemuck::cast_slice(&draft));
             device.executor.run(&gpu);
             let mut sampler = Sampler::new(options).unwrap();
-            for (r, id) in device.words(device.binds.out).into_iter().enumerate() {
+            for (r, id) in device.words(device.binds.state.out).into_iter().enumerate() {
                 assert_eq!(id, sampler.sample(&all[r * 130..][..130], &history).unwrap(), "row {r}");
                 history.extend(draft.get(r + 1));
             }

@@ -1,95 +1,56 @@
 //! `id = argmax(logits[r, :])`: greedy sampling on the device.
 //!
-//! Of the last row the id goes to `ids[0]` and to `history[position + advance]`, then `position` advances, in
-//! one dispatch, so many tokens are submitted without a read-back. Of every row, `ids[r]` becomes the id.
-//! The lowest index wins ties; NaN never wins, and all NaN gives [`NONE`].
+//! The lowest index wins ties; NaN never wins, and all NaN gives [`NONE`]. Where the id goes, in the
+//! same dispatch, so that many tokens are submitted without a read-back: [`TokenState`].
 
 use bytemuck::{Pod, Zeroable};
 
+use super::token::{Choosing, NONE, TokenState};
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, bits_fragment, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
-
-/// What stands for the index where every logit is NaN.
-pub const NONE: u32 = u32::MAX;
 
 /// Index of the largest logit of a row.
 #[derive(Clone, Debug)]
 pub struct Argmax {
     /// Logits, `[R, V]` f32.
     pub logits: TensorId,
-    /// Token ids, `[T]` u32.
-    pub ids: TensorId,
-    /// The sequence that goes on, when only the last row counts.
-    pub sequence: Option<Sequence>,
-    rows: usize,
+    choosing: Choosing,
     vocabulary: usize,
-}
-
-/// A sequence that a token is appended to.
-#[derive(Clone, Debug)]
-pub struct Sequence {
-    /// Tokens cached, `[1]` u32.
-    pub position: TensorId,
-    /// The token that stands at each position, `[S + 1]` u32; the last one follows a full cache.
-    pub history: TensorId,
-    /// Added to the position: the tokens of the step.
-    pub advance: usize,
-    capacity: usize,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
     row: u32,
-    vocabulary: u32,
     advance: u32,
     capacity: u32,
+    vocabulary: u32,
 }
 
 const _: () = assert!(size_of::<Params>() == 16);
 
 impl Argmax {
-    /// Returns the argmax of the last row of `logits` into `ids[0]` and into `history` behind the `advance`
-    /// tokens of the step, and the step of `position`.
+    /// Returns the argmax of the last row of `logits`, for a step of `advance` tokens.
     ///
     /// # Panics
     /// When shapes do not fit.
-    pub fn last(
-        tensors: &Tensors,
-        logits: TensorId,
-        ids: TensorId,
-        position: TensorId,
-        history: TensorId,
-        advance: usize,
-    ) -> Self {
-        let slots = tensors[history].shape.elements();
-        tensors.expect(position, [1], DType::U32);
-        tensors.expect(history, [slots], DType::U32);
-        let sequence = Sequence { position, history, advance, capacity: slots - 1 };
-        Self::new(tensors, logits, ids, Some(sequence))
+    pub fn last(tensors: &Tensors, logits: TensorId, state: TokenState, advance: usize) -> Self {
+        Self::new(tensors, logits, state, Some(advance))
     }
 
-    /// Returns the argmax of every row of `logits` into the id of that number.
+    /// Returns the argmax of every row of `logits`.
     ///
     /// # Panics
     /// When shapes do not fit.
-    pub fn rows(tensors: &Tensors, logits: TensorId, ids: TensorId) -> Self {
-        Self::new(tensors, logits, ids, None)
+    pub fn rows(tensors: &Tensors, logits: TensorId, state: TokenState) -> Self {
+        Self::new(tensors, logits, state, None)
     }
 
-    fn new(tensors: &Tensors, logits: TensorId, ids: TensorId, sequence: Option<Sequence>) -> Self {
+    fn new(tensors: &Tensors, logits: TensorId, state: TokenState, advance: Option<usize>) -> Self {
         let &[rows, vocabulary] = tensors[logits].shape.dims() else { panic!("argmax takes [R, V]") };
-        let slots = tensors[ids].shape.elements();
         tensors.expect(logits, [rows, vocabulary], DType::F32);
-        tensors.expect(ids, [slots], DType::U32);
-        assert!(sequence.is_some() || rows <= slots, "{rows} rows have no place in {slots} ids");
         dim(rows * vocabulary);
-        Self { logits, ids, sequence, rows, vocabulary }
-    }
-
-    /// Returns the rows that count.
-    fn counting(&self) -> std::ops::Range<usize> {
-        if self.sequence.is_some() { self.rows - 1..self.rows } else { 0..self.rows }
+        Self { logits, choosing: Choosing::new(tensors, state, rows, advance), vocabulary }
     }
 }
 
@@ -99,19 +60,20 @@ impl Kernel for Argmax {
     }
 
     fn source(&self, _tier: Tier) -> Vec<Fragment> {
-        let to = if self.sequence.is_some() { fragment!("token/last.wgsl") } else { fragment!("token/rows.wgsl") };
-        vec![fragment!("argmax.wgsl"), fragment!("lib/keys.wgsl"), bits_fragment(self.vocabulary), to]
+        vec![
+            fragment!("argmax.wgsl"),
+            Choosing::fragment(),
+            fragment!("lib/keys.wgsl"),
+            bits_fragment(self.vocabulary),
+        ]
     }
 
     fn operands(&self) -> Vec<Operand> {
-        let mut operands = vec![Operand::read(self.logits), Operand::read_write(self.ids)];
-        let sequence = self.sequence.iter();
-        operands.extend(sequence.flat_map(|s| [s.position, s.history]).map(Operand::read_write));
-        operands
+        [Operand::read(self.logits)].into_iter().chain(self.choosing.operands()).collect()
     }
 
     fn shape(&self) -> String {
-        format!("R {}, V {}", self.counting().len(), self.vocabulary)
+        format!("R {}, V {}", self.choosing.rows().len(), self.vocabulary)
     }
 
     fn tunables(&self) -> Vec<Tunable> {
@@ -119,40 +81,26 @@ impl Kernel for Argmax {
     }
 
     fn dispatch(&self, _tier: Tier, choice: &Choice) -> Dispatch {
-        let sequence = self.sequence.as_ref();
-        let params = Params {
-            row: dim(self.counting().start),
-            vocabulary: dim(self.vocabulary),
-            advance: dim(sequence.map_or(0, |s| s.advance)),
-            capacity: dim(sequence.map_or(0, |s| s.capacity)),
-        };
+        let [row, advance, capacity] = self.choosing.params();
+        let params = Params { row, advance, capacity, vocabulary: dim(self.vocabulary) };
         Dispatch {
-            overrides: vec![("WG", f64::from(choice.of(&self.tunables()[0])))],
+            overrides: vec![self.choosing.mode(), ("WG", f64::from(choice.of(&self.tunables()[0])))],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [dim(self.counting().len()), 1, 1],
+            grid: [dim(self.choosing.rows().len()), 1, 1],
         }
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        let (rows, sequences) = (self.counting().len() as u64, self.sequence.iter().len() as u64);
+        let (rows, [read, written]) = (self.choosing.rows().len() as u64, self.choosing.words());
         let logits = rows * self.vocabulary as u64;
-        Cost { read: 4 * (logits + sequences), written: 4 * (rows + 2 * sequences), flops: logits }
+        Cost { read: 4 * (logits + read), written: 4 * written, flops: logits }
     }
 
     fn reference(&self, memory: &mut Memory) {
-        memory.update(self.ids, |memory, ids| {
-            let logits = memory.read(self.logits);
-            for (row, id) in self.counting().zip(ids) {
-                *id = f64::from(argmax(&logits[row * self.vocabulary..][..self.vocabulary]));
-            }
-        });
-        if let Some(sequence) = &self.sequence {
-            memory.update(sequence.position, |_, position| position[0] += sequence.advance as f64);
-            memory.update(sequence.history, |memory, history| {
-                let next = memory.read(sequence.position)[0] as usize;
-                history[next.min(sequence.capacity)] = memory.read(self.ids)[0];
-            });
-        }
+        let logits = memory.read(self.logits);
+        let argmax = |row: usize| argmax(&logits[row * self.vocabulary..][..self.vocabulary]);
+        let ids: Vec<u32> = self.choosing.rows().map(argmax).collect();
+        self.choosing.publish(memory, &ids);
     }
 }
 
@@ -170,28 +118,32 @@ fn argmax(row: &[f64]) -> u32 {
 /// OpenELM's vocabulary and logits where an index is easily missed.
 pub fn cases() -> Vec<Case> {
     const V: usize = 32000;
-    let build = |mut case: CaseBuilder, [rows, vocabulary]: [usize; 2], fill: Fill, to: Option<(u32, usize)>| {
-        let logits = case.tensor("logits", [rows, vocabulary], DType::F32, fill);
-        let slots = if to.is_some() { 3 } else { rows + 1 };
-        let ids = case.tensor("ids", [slots], DType::U32, Fill::Values(vec![7.0; slots]));
-        let kernel = if let Some((position, advance)) = to {
-            let position = Fill::Values(vec![f64::from(position)]);
-            let position = case.tensor("position", [1], DType::U32, position);
-            let history = case.tensor("history", [65], DType::U32, Fill::Values((0..65).map(f64::from).collect()));
-            Argmax::last(&case.tensors, logits, ids, position, history, advance)
-        } else {
-            Argmax::rows(&case.tensors, logits, ids)
+    let build = |label: &str, shape: [usize; 2], fill: Fill, (position, advance): (u32, Option<usize>), bench| {
+        let mut case = CaseBuilder::new(label).benched(bench);
+        let logits = case.tensor("logits", shape, DType::F32, fill);
+        let [rows, room] = if advance.is_some() { [3, 65] } else { [shape[0] + 1; 2] };
+        let mut words = |name: &str, values: Vec<u32>| {
+            let fill = Fill::Values(values.iter().map(|&word| word.into()).collect());
+            case.tensor(name, [values.len()], DType::U32, fill)
+        };
+        let ids = words("ids", vec![7; rows]);
+        let position = words("position", vec![position]);
+        let out = words("history", (0..room as u32).collect());
+        let state = TokenState { ids, position, out };
+        let kernel = match advance {
+            Some(advance) => Argmax::last(&case.tensors, logits, state, advance),
+            None => Argmax::rows(&case.tensors, logits, state),
         };
         case.build(kernel, 0.0, "comparisons are exact")
     };
     let case = |label: &str, shape: [usize; 2], advance: usize, fill: Fill, bench: bool| {
-        build(CaseBuilder::new(label).benched(bench), shape, fill, Some((41, advance)))
+        build(label, shape, fill, (41, Some(advance)), bench)
     };
-    let place = |label: &str, position: u32, advance: usize| {
-        build(CaseBuilder::new(label), [2, 100], Fill::Uniform(20.0), Some((position, advance)))
+    let at = |label: &str, position: u32, advance: usize| {
+        build(label, [2, 100], Fill::Uniform(20.0), (position, Some(advance)), false)
     };
     let rows = |label: &str, shape: [usize; 2], fill: Fill, bench: bool| {
-        build(CaseBuilder::new(label).benched(bench), shape, fill, None)
+        build(label, shape, fill, (41, None), bench)
     };
     // Logits that are `rest` but for some.
     let values = |n: usize, rest: f64, some: &[(usize, f64)]| {
@@ -225,11 +177,11 @@ pub fn cases() -> Vec<Case> {
         case("every number of rounds and a rest", [1, 8 * 4 * 256 + 4], 1, Fill::Uniform(20.0), false),
         case("maximum in the last lane of a ragged row", [1, 2047], 1, values(2047, -1.0, &[(2046, 3.0)]), false),
         case("all NaN in a ragged row", [1, 30], 1, values(30, nan, &[]), false),
-        place("the first token", 0, 1),
-        place("the token behind a full cache", 63, 1),
-        place("a prompt that fills the cache", 0, 64),
-        place("behind the history's end", 64, 1),
-        place("a position that is no position", u32::MAX - 7, 5),
+        at("the first token", 0, 1),
+        at("the token behind a full cache", 63, 1),
+        at("a prompt that fills the cache", 0, 64),
+        at("behind the history's end", 64, 1),
+        at("a position that is no position", u32::MAX - 7, 5),
         rows("rows of a speculation", [8, V], Fill::Uniform(20.0), true),
         rows("rows of a batch", [64, V], Fill::Uniform(20.0), true),
         rows("one row", [1, V], Fill::Uniform(20.0), false),

@@ -18,6 +18,7 @@ mod position;
 mod source;
 pub mod threefry;
 mod tier;
+pub mod token;
 mod tunable;
 mod weight;
 mod window;

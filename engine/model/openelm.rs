@@ -30,6 +30,7 @@ use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
 use crate::kernels::sample::{self, Sample};
 use crate::kernels::swiglu::Swiglu;
+use crate::kernels::token::TokenState;
 use crate::kernels::{FEW_TOKENS, KvCache};
 use crate::model::layout::Layout;
 use crate::model::{Config, LayerDims, names};
@@ -81,8 +82,7 @@ pub struct StepShape {
     /// Which logits are wanted.
     pub logits: Logits,
     /// How tokens are chosen: of the last row one that goes to `ids[0]` and to the history, where the position
-    /// advances; of every row one that goes to the id of that number, or where it is drawn to `drawn`. Without logits
-    /// none is.
+    /// advances; of every row one that goes to `drawn`. Without logits none is.
     pub sampling: Option<Sampling>,
     /// Whether every row of logits is scored: the token that is chosen by it, or without a choice its target.
     pub scored: bool,
@@ -147,7 +147,7 @@ pub struct Step {
     pub options: TensorId,
     /// 1 + the newest position of each id, or 0, `[V]` u32, of a batch `[slots, V]`.
     pub last_seen: TensorId,
-    /// What is drawn by every row of logits, `[T]` u32.
+    /// What every row of logits chooses, `[T]` u32.
     pub drawn: TensorId,
     /// RoPE table, `[S, Dh]` f32: cosines, then sines.
     pub rope: TensorId,
@@ -378,33 +378,32 @@ impl<'a> Builder<'a> {
             self.step;
         let graph = &mut self.step.graph;
         let last = self.shape.logits == Logits::Last;
-        let mut scored = ids;
+        let state = TokenState { ids, position, out: if last { history } else { drawn } };
         match self.shape.sampling {
-            None => scored = targets,
+            None => {}
             Some(Sampling::Greedy) => {
                 let tensors = graph.tensors();
                 let kernel = if last {
-                    Argmax::last(tensors, logits, ids, position, history, tokens)
+                    Argmax::last(tensors, logits, state, tokens)
                 } else {
-                    Argmax::rows(tensors, logits, ids)
+                    Argmax::rows(tensors, logits, state)
                 };
                 graph.push("head/argmax", kernel);
             }
             Some(Sampling::Random) => {
                 let shape = sample::scratch_shape(if last { 1 } else { rows }, self.config.vocab_size);
                 let scratch = graph.tensor("head/keys", shape, DType::U32, Role::Activation);
-                let out = if last { history } else { drawn };
-                let of = sample::Binds { logits, options, last_seen, ids, position, out, scratch };
+                let of = sample::Binds { logits, options, last_seen, state, scratch };
                 let tensors = graph.tensors();
-                let kernel = if last {
-                    Sample::last(tensors, of, tokens)
-                } else {
-                    scored = drawn;
-                    Sample::rows(tensors, of)
-                };
+                let kernel = if last { Sample::last(tensors, of, tokens) } else { Sample::rows(tensors, of) };
                 graph.push("head/sample", kernel);
             }
         }
+        let scored = match self.shape.sampling {
+            None => targets,
+            Some(_) if last => ids,
+            Some(_) => drawn,
+        };
         if self.shape.scored {
             let kernel = LogLikelihood::new(graph.tensors(), logits, scored, scores, likeliest);
             graph.push("head/log_likelihood", kernel);

@@ -14,7 +14,7 @@ use cpu_time::ThreadTime;
 use crate::error::{Error, Result};
 use crate::gpu::{BufferRange, Executor, Readback, Submission};
 use crate::kernels::draw::{Options, last_seen};
-use crate::kernels::{MOST_TOKENS, argmax};
+use crate::kernels::{MOST_TOKENS, token};
 use crate::model::openelm::{Logits, Sampling, StepShape};
 use crate::sampler::Sampler;
 use crate::session::Session;
@@ -89,6 +89,8 @@ pub struct BatchSession {
     /// Position and slot of each row.
     places: BufferRange,
     logits: BufferRange,
+    /// What each row chose.
+    drawn: BufferRange,
     drawing: Option<Drawing>,
     scores: Option<Scores>,
     built: HashMap<Key, Executor>,
@@ -127,8 +129,6 @@ struct Drawing {
     options: BufferRange,
     /// Of each slot, `[capacity + 1, V]`.
     last_seen: BufferRange,
-    /// What each row drew.
-    drawn: BufferRange,
 }
 
 #[derive(Debug)]
@@ -175,6 +175,7 @@ impl BatchSession {
             ids: gpu.storage("ids of a batch", rows * 4)?,
             places: gpu.storage("places of a batch", rows * 8)?,
             logits: gpu.storage("logits of a batch", rows * config.vocab_size as u64 * 4)?,
+            drawn: gpu.storage("drawn by a batch", rows * 4)?,
             drawing: None,
             scores: None,
             readback: Readback::new(gpu, rows * (4 + Scores::ROW_BYTES)),
@@ -372,7 +373,7 @@ impl BatchSession {
             let draw = (!sampler.is_greedy()).then(|| sampler.options().packed());
             if let Some(drawing) = self.drawing.as_ref().filter(|_| draw.is_some()) {
                 let mut seen = last_seen(&tokens, vocabulary);
-                if last != argmax::NONE {
+                if last != token::NONE {
                     seen[last as usize] = position as u32 + 1;
                 }
                 let row = slot as u64 * vocabulary as u64 * 4;
@@ -430,8 +431,7 @@ impl BatchSession {
         self.ensure(key)?;
         let start = ThreadTime::now();
         self.write_rows(rows, random);
-        let (gpu, drawing) = (&self.model.gpu, self.drawing.as_ref().filter(|_| random));
-        let chosen = drawing.map_or(&self.ids, |drawing| &drawing.drawn).slice(0, rows as u64 * 4);
+        let (gpu, chosen) = (&self.model.gpu, self.drawn.slice(0, rows as u64 * 4));
         let executor = &self.built[&key];
         let submission = match self.scores.as_ref().filter(|_| key.scored) {
             None => executor.run_and_copy(gpu, 1, &[&chosen], &self.readback),
@@ -488,6 +488,7 @@ impl BatchSession {
         let words = rows as u64 * 4;
         bound.set(step.ids, vec![self.ids.slice(0, words)]);
         bound.set(step.position, vec![self.places.slice(0, 2 * words)]);
+        bound.set(step.drawn, vec![self.drawn.slice(0, words)]);
         bound.set(step.rope, vec![self.prompts.reader.steps.rope().clone()]);
         if let Some(logits) = step.logits {
             let bytes = words * model.config.vocab_size as u64;
@@ -496,7 +497,6 @@ impl BatchSession {
         if let Some(drawing) = &self.drawing {
             bound.set(step.options, vec![drawing.options.slice(0, words * Options::WORDS as u64)]);
             bound.set(step.last_seen, vec![drawing.last_seen.clone()]);
-            bound.set(step.drawn, vec![drawing.drawn.slice(0, words)]);
         }
         if let Some(scores) = self.scores.as_ref().filter(|_| scored) {
             scores.bind(&mut bound, &step, rows);
@@ -519,7 +519,6 @@ impl BatchSession {
             self.drawing = Some(Drawing {
                 options: gpu.storage("options of a batch", rows * 4 * Options::WORDS as u64)?,
                 last_seen: gpu.storage("last_seen of a batch", seen * 4)?,
-                drawn: gpu.storage("drawn by a batch", rows * 4)?,
             });
         }
         Ok(())
@@ -533,6 +532,6 @@ impl Sequence {
 
     /// Tells whether nothing could be chosen, or the choice not be scored.
     fn is_broken(&self) -> bool {
-        self.last == argmax::NONE || self.logprobs.is_some() && self.score.is_none()
+        self.last == token::NONE || self.logprobs.is_some() && self.score.is_none()
     }
 }

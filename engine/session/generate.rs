@@ -11,7 +11,7 @@ use super::{Held, Session};
 use cpu_time::ThreadTime;
 
 use crate::error::{Error, Result};
-use crate::kernels::{FEW_TOKENS, argmax};
+use crate::kernels::{FEW_TOKENS, token};
 use crate::sampler::Sampler;
 use crate::session::speculate::{Acceptance, Drafter};
 use crate::session::step::Block;
@@ -124,7 +124,7 @@ impl<'a> Tokens<'a> {
                 id
             }
         };
-        if id == argmax::NONE {
+        if id == token::NONE {
             return Err(self.session.not_finite());
         }
         self.last = Some(id);
@@ -178,7 +178,7 @@ impl<'a> Tokens<'a> {
         })?;
         if !self.sampler.is_greedy() {
             // The last token was noted when it was chosen.
-            let chosen = self.ready.iter().copied().filter(|id| *id != argmax::NONE);
+            let chosen = self.ready.iter().copied().filter(|id| *id != token::NONE);
             steps.note_seen(model, before + 1, chosen);
         }
         self.acceptance.drafted += guesses.len();

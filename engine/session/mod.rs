@@ -27,7 +27,7 @@ use cpu_time::ThreadTime;
 
 use crate::error::{Error, Result};
 use crate::gpu::Readback;
-use crate::kernels::argmax;
+use crate::kernels::token;
 use crate::model::openelm::Logits;
 use crate::sampler::Sampler;
 use load::Inner;
@@ -130,7 +130,7 @@ impl Session {
             return Ok(id);
         }
         let id = self.steps.chosen(&self.model)?;
-        if id == argmax::NONE {
+        if id == token::NONE {
             return Err(self.not_finite());
         }
         self.held = Held::Here(Some(id));

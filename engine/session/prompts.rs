@@ -36,7 +36,7 @@ pub(super) struct Prompt {
 #[derive(Debug)]
 pub(super) struct First {
     pub(super) prompt: Prompt,
-    /// [`NONE`](crate::kernels::argmax::NONE) where logits are no numbers.
+    /// [`NONE`](crate::kernels::token::NONE) where logits are no numbers.
     pub(super) token: u32,
     /// Where it is asked for, and logits are numbers.
     pub(super) score: Option<TokenScore>,

@@ -63,7 +63,7 @@ pub(super) struct Steps {
     position: BufferRange,
     options: BufferRange,
     last_seen: BufferRange,
-    /// What verified rows draw, `[8]`.
+    /// What verified rows choose, `[8]`.
     drawn: BufferRange,
     rope: BufferRange,
     caches: Vec<[BufferRange; 2]>,
@@ -315,8 +315,7 @@ impl Steps {
         rows[..ids.len()].copy_from_slice(ids);
         gpu.write(&self.ids, 0, bytemuck::cast_slice(&rows[..tokens]));
         self.place(model, position);
-        let out = if sampler.is_greedy() { &self.ids } else { &self.drawn };
-        let (readback, chosen) = (self.turn, out.slice(0, ids.len() as u64 * 4));
+        let (readback, chosen) = (self.turn, self.drawn.slice(0, ids.len() as u64 * 4));
         let submission = self.built[&key].run_and_copy(gpu, 1, &[&chosen], &self.readbacks[readback]);
         gpu.check()?;
         Ok(Block { count: ids.len(), readback, submission })
