@@ -9,7 +9,8 @@ use samara::graph::fuse::{Fusion, Rule};
 use samara::instruments::ablate::choices;
 use samara::kernels::{Access, FEW_TOKENS};
 use samara::model::layout::Layout;
-use samara::model::openelm::{self, Logits, Sampling, StepShape};
+use samara::model::openelm;
+use samara::model::shape::{Logits, Sampling, StepShape};
 use samara::model::{Checkpoint, Size, names};
 use samara::quant::Format;
 

@@ -11,6 +11,7 @@ use common::checkpoint::Tiny;
 use common::program::{gpu, refused, samara, stdout};
 use half::bf16;
 use safetensors::Dtype;
+use samara::model::shape::Paths;
 use samara::model::{Checkpoint, synth};
 use samara::sampler::Sampler;
 use samara::{KvFormat, LoadOptions, Model};
@@ -194,8 +195,8 @@ fn a_prompt_by_rows_and_in_tiles_has_the_same_logits() {
     let model = demo(LoadOptions { kv: KvFormat::F32, ..LoadOptions::default() });
     let prompt = synth::prompt(model.config().vocab_size, 40);
     let logits = |few: usize| {
-        let model = model.with_few_tokens(few);
-        assert_eq!(model.few_tokens(), few);
+        let model = model.with_paths(Paths { few, ..model.paths() });
+        assert_eq!(model.paths().few, few);
         let mut session = model.session(Some(64)).unwrap();
         session.prefill(&prompt).unwrap();
         session.next_logits().unwrap().into_iter().map(f64::from).collect::<Vec<_>>()

@@ -10,8 +10,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::gpu::kept::Kept;
-use crate::kernels::{Access, Choice, Dispatch, FEW_TOKENS, Kernel, MOST_TOKENS};
-use crate::quant::Format;
+use crate::kernels::{Access, Choice, Dispatch, Kernel};
 use crate::translate::Module;
 
 /// A compiled kernel with the layouts of its bind groups.
@@ -72,17 +71,6 @@ impl Gpu {
         let tunables = kernel.tunables();
         let suited = self.suited(kernel);
         tunables.iter().map(|tunable| (tunable.name.to_owned(), suited.of(tunable))).collect()
-    }
-
-    /// Returns the most tokens of a prompt's step whose products are computed row by row and not in tiles, with weights
-    /// of a format: as tuned, else [`FEW_TOKENS`], and with subgroups of 8, which are those of processors, [`MOST_TOKENS`]:
-    /// on llvmpipe 32 tokens of the 270M in `q4_0` take 0.55 s by rows and 2.3 s in tiles, 64 take 1.0 and 3.9. (On an
-    /// H200 both take as long for 16, and tiles half as long for 64.)
-    pub fn few_tokens(&self, format: Format) -> usize {
-        let tier = self.tier();
-        let apart = tier.subgroup && !tier.int8 && self.summary().subgroup_sizes == Some((8, 8));
-        let default = if apart { MOST_TOKENS } else { FEW_TOKENS };
-        self.tuning().few_tokens(tier, format).unwrap_or(default)
     }
 
     fn suited(&self, kernel: &dyn Kernel) -> Choice {

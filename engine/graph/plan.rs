@@ -63,7 +63,8 @@ pub fn plan(graph: &Graph) -> Plan {
     plan
 }
 
-/// Returns the bytes of an unquantized tensor.
+/// Returns the bytes of a tensor that lies in one buffer: an activation or state, no quantized weight.
 pub fn bytes(desc: &TensorDesc) -> u64 {
-    (desc.shape.elements() * desc.dtype.size()).next_multiple_of(4) as u64
+    let cols = desc.shape.last();
+    (desc.shape.elements() / cols * desc.dtype.row_bytes(cols)).next_multiple_of(4) as u64
 }

@@ -10,6 +10,7 @@ use super::verify::verify;
 use super::versions::Comparison;
 use crate::error::Result;
 use crate::kernels::{FEW_TOKENS, MOST_TOKENS};
+use crate::model::shape::Paths;
 use crate::model::synth;
 use crate::session::{Model, Session};
 
@@ -32,7 +33,7 @@ pub struct Both {
 /// When the model computes wrongly, the device fails or lacks memory.
 pub fn measure(model: &Model, samples: usize, mut done: impl FnMut()) -> Result<Vec<Both>> {
     verify(model)?;
-    let ways = [MOST_TOKENS, 0].map(|few| model.with_few_tokens(few));
+    let ways = [MOST_TOKENS, 0].map(|few| model.with_paths(Paths { few, ..model.paths() }));
     let mut both = Vec::new();
     for tokens in steps(model) {
         let prompt = synth::prompt(model.config().vocab_size, tokens);

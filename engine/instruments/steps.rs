@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Op;
 use crate::kernels::{Access, Case, Entry, Fill};
-use crate::model::openelm::StepShape;
+use crate::model::shape::StepShape;
 use crate::model::{Checkpoint, synth};
 use crate::session::{LoadOptions, Model};
 use crate::tensor::{DType, TensorDesc, TensorId, Tensors};

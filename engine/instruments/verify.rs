@@ -58,7 +58,7 @@ fn tells_the_fable(model: &Model) -> Result<()> {
 
 fn agrees_with_itself(model: &Model) -> Result<()> {
     // A prefill of fewer tokens computes its products as decoding does.
-    let tokens = model.few_tokens().max(FEW_TOKENS) + 1;
+    let tokens = model.paths().few.max(FEW_TOKENS) + 1;
     let prompt = synth::prompt(model.config().vocab_size, tokens);
     let mut session = model.session(Some(tokens))?;
     session.prefill(&prompt)?;

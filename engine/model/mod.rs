@@ -9,6 +9,7 @@ pub mod names;
 pub mod openelm;
 mod safetensors;
 mod scaling;
+pub mod shape;
 pub mod synth;
 mod weights;
 

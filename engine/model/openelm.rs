@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use crate::graph::{Graph, Role};
+use crate::kernels::KvCache;
 use crate::kernels::add::Add;
 use crate::kernels::argmax::Argmax;
 use crate::kernels::attention::Attention;
@@ -24,100 +25,17 @@ use crate::kernels::embed::Embed;
 use crate::kernels::kv_write::KvWrite;
 use crate::kernels::last_rows::LastRows;
 use crate::kernels::log_likelihood::{self, LogLikelihood};
-use crate::kernels::product::{Epilogue, Path, Product, Prologue};
+use crate::kernels::product::{Epilogue, Product, Prologue};
 use crate::kernels::qk_norm::QkNorm;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
 use crate::kernels::sample::{self, Sample};
 use crate::kernels::swiglu::Swiglu;
 use crate::kernels::token::TokenState;
-use crate::kernels::{FEW_TOKENS, KvCache};
 use crate::model::layout::Layout;
+use crate::model::shape::{Logits, Sampling, StepShape};
 use crate::model::{Config, LayerDims, names};
 use crate::tensor::{DType, Shape, TensorId};
-
-/// Which rows of a step the head turns into logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Logits {
-    /// None: a chunk of a prompt that is not its last.
-    None,
-    /// The last row.
-    Last,
-    /// So many rows, the last ones.
-    Rows(usize),
-    /// Every row.
-    All,
-}
-
-impl Logits {
-    /// Returns how many rows of a step of `tokens` tokens get logits.
-    fn rows(self, tokens: usize) -> usize {
-        match self {
-            Self::None => 0,
-            Self::Last => 1,
-            Self::Rows(rows) => rows,
-            Self::All => tokens,
-        }
-    }
-}
-
-/// How a step chooses tokens from its logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Sampling {
-    /// The likeliest.
-    Greedy,
-    /// As a table of options says.
-    Random,
-}
-
-/// What a step looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StepShape {
-    /// Tokens of the step, `T`: of one sequence, or one of each sequence of a batch.
-    pub tokens: usize,
-    /// Capacity of the KV cache in tokens, `S`.
-    pub context: usize,
-    /// Element type of the KV cache: f16, f32 or rows of q8_0.
-    pub kv: DType,
-    /// Which logits are wanted.
-    pub logits: Logits,
-    /// How tokens are chosen: of the last row one that goes to `ids[0]` and to the history, where the position
-    /// advances; of every row one that goes to `drawn`. Without logits none is.
-    pub sampling: Option<Sampling>,
-    /// Whether every row of logits is scored: the token that is chosen by it, or without a choice its target.
-    pub scored: bool,
-    /// Slots of the KV cache for a batch; none for one sequence.
-    pub batch: Option<usize>,
-    /// Whether the rows of a batch may follow each other in one sequence, in any order within the step. Products are
-    /// then computed in tiles, however few rows there are.
-    pub packed: bool,
-    /// Workgroups that share the keys of a row and head where a step attends row by row; more than one take
-    /// another dispatch for each layer.
-    pub splits: usize,
-    /// Most tokens of one sequence whose products are computed row by row and not in tiles, at most
-    /// [`MOST_TOKENS`](crate::kernels::MOST_TOKENS); a batch has tiles only where it is packed.
-    pub few: usize,
-}
-
-impl StepShape {
-    /// Returns the step of `tokens` tokens of one sequence that takes the likeliest token behind them.
-    pub fn greedy(tokens: usize, context: usize, kv: DType) -> Self {
-        let sampling = Some(Sampling::Greedy);
-        let (logits, few) = (Logits::Last, FEW_TOKENS);
-        Self {
-            tokens,
-            context,
-            kv,
-            logits,
-            sampling,
-            scored: false,
-            batch: None,
-            packed: false,
-            splits: 1,
-            few,
-        }
-    }
-}
 
 /// A weight tensor of the graph: a row range of a named weight.
 #[derive(Clone, Debug)]
@@ -132,7 +50,7 @@ pub struct WeightPart {
 
 /// The graph of one step, with the tensors that outlive it.
 #[derive(Debug)]
-pub struct Step {
+pub struct StepGraph {
     /// The operations.
     pub graph: Graph,
     /// Token ids, `[T]` u32.
@@ -167,7 +85,7 @@ pub struct Step {
 
 /// Returns the graph that draws a token from the logits that a step left, and is no step itself: the position has to
 /// be one less than where the token goes.
-pub fn drawing(config: &Config, layout: &Layout, context: usize) -> Step {
+pub fn drawing(config: &Config, layout: &Layout, context: usize) -> StepGraph {
     // Of the shape only the context and the choice matter: no cache is touched.
     let shape = StepShape { sampling: Some(Sampling::Random), ..StepShape::greedy(1, context, DType::F16) };
     let mut builder = Builder::new(config, layout, shape);
@@ -177,7 +95,7 @@ pub fn drawing(config: &Config, layout: &Layout, context: usize) -> Step {
 }
 
 /// Returns the graph that scores a target by the logits that a step left, and is no step itself.
-pub fn scoring(config: &Config, layout: &Layout) -> Step {
+pub fn scoring(config: &Config, layout: &Layout) -> StepGraph {
     let shape = StepShape { sampling: None, scored: true, ..StepShape::greedy(1, 1, DType::F16) };
     let mut builder = Builder::new(config, layout, shape);
     let logits = builder.logits(1);
@@ -186,7 +104,7 @@ pub fn scoring(config: &Config, layout: &Layout) -> Step {
 }
 
 /// Returns the graph of one step.
-pub fn step(config: &Config, layout: &Layout, shape: StepShape) -> Step {
+pub fn step(config: &Config, layout: &Layout, shape: StepShape) -> StepGraph {
     Builder::new(config, layout, shape).build()
 }
 
@@ -194,7 +112,7 @@ struct Builder<'a> {
     config: &'a Config,
     layout: &'a Layout,
     shape: StepShape,
-    step: Step,
+    step: StepGraph,
 }
 
 impl<'a> Builder<'a> {
@@ -216,7 +134,7 @@ impl<'a> Builder<'a> {
         let targets = graph.tensor("targets", [rows], DType::U32, Role::State);
         let scores = graph.tensor("scores", [rows, 1 + log_likelihood::TOP], DType::F32, Role::State);
         let likeliest = graph.tensor("likeliest", [rows, log_likelihood::TOP], DType::U32, Role::State);
-        let step = Step {
+        let step = StepGraph {
             graph,
             ids,
             position,
@@ -235,7 +153,7 @@ impl<'a> Builder<'a> {
         Self { config, layout, shape, step }
     }
 
-    fn build(mut self) -> Step {
+    fn build(mut self) -> StepGraph {
         let mut x = self.embed();
         for layer in 0..self.config.layers.len() {
             let q = self.project(layer, x);
@@ -302,11 +220,11 @@ impl<'a> Builder<'a> {
         let at = |name: &str| format!("layer.{layer}/attn/{name}");
         let [k, v] = self.step.caches[layer];
         let kv = KvCache { k, v, position: self.step.position };
-        let StepShape { tokens, batch, packed, splits, .. } = self.shape;
+        let StepShape { tokens, packed, splits, .. } = self.shape;
         let head_dim = self.config.head_dim;
         let graph = &mut self.step.graph;
         let mixed = graph.activation(at("mix"), [tokens, heads * head_dim]);
-        if tokens > FEW_TOKENS && batch.is_none() {
+        if self.shape.attends_in_tiles() {
             graph.push(at("mix"), Attention::new(graph.tensors(), q, kv, mixed, heads));
         } else if splits == 1 {
             let kernel = AttentionDecode::new(graph.tensors(), q, kv, mixed, heads);
@@ -317,7 +235,7 @@ impl<'a> Builder<'a> {
             graph.push(at("mix"), kernel.with_packed(packed));
             graph.push(at("merge"), AttentionMerge::new(graph.tensors(), parts, mixed));
         }
-        let (x, mixed) = if self.ends_with_one_row() && layer + 1 == self.config.layers.len() {
+        let (x, mixed) = if self.shape.drops_rows() && layer + 1 == self.config.layers.len() {
             // Keys and values of every row are cached; only the last row goes on.
             self.last_rows(&at("last"), x, mixed)
         } else {
@@ -325,13 +243,6 @@ impl<'a> Builder<'a> {
         };
         let out = self.matmul(&at("out"), mixed, &names::out_proj(layer));
         self.add(&at("add"), x, out)
-    }
-
-    /// Whether the rows before the last are dropped in the last layer. A few tokens read its weights once in any case, and
-    /// keep a row's bits what they are in a step of its own.
-    fn ends_with_one_row(&self) -> bool {
-        let StepShape { tokens, logits, batch, .. } = self.shape;
-        logits == Logits::Last && tokens > FEW_TOKENS && batch.is_none()
     }
 
     fn last_rows(&mut self, label: &str, x: TensorId, y: TensorId) -> (TensorId, TensorId) {
@@ -374,8 +285,9 @@ impl<'a> Builder<'a> {
     /// Chooses tokens from the logits, and scores them or the targets.
     fn choose(&mut self, logits: TensorId) {
         let (rows, tokens) = (self.step.graph.tensors()[logits].shape.dims()[0], self.shape.tokens);
-        let Step { ids, position, history, options, last_seen, drawn, targets, scores, likeliest, .. } =
-            self.step;
+        let StepGraph {
+            ids, position, history, options, last_seen, drawn, targets, scores, likeliest, ..
+        } = self.step;
         let graph = &mut self.step.graph;
         let last = self.shape.logits == Logits::Last;
         let state = TokenState { ids, position, out: if last { history } else { drawn } };
@@ -439,9 +351,7 @@ impl<'a> Builder<'a> {
 
     /// `x W^T`, one operation for each part of the weight.
     fn matmul_into(&mut self, label: &str, x: TensorId, name: &str, out: TensorId) {
-        let StepShape { few, batch, packed, .. } = self.shape;
-        let by_rows = !packed && (self.rows(x) <= few || batch.is_some());
-        let path = if by_rows { Path::Rows } else { Path::Tiles };
+        let path = self.shape.product(self.rows(x));
         for (weight, rows) in self.weight(name) {
             let graph = &mut self.step.graph;
             let choices = (Prologue::Plain, path, Epilogue::Store);

@@ -1,27 +1,35 @@
-//! Tokens one after another: decode steps run ahead on the device, and their ids come back in blocks.
+//! Tokens one after another: decode steps run ahead on the device, and their ids are read back in blocks.
 //!
-//! The id that a step chooses feeds the next one without the host. While one block runs the next is submitted
-//! behind it, so the device does not wait for a host that keeps up. What was computed past the last token that is taken is
-//! forgotten, so the tokens are the same whatever the size of the blocks.
+//! The id that a step chooses feeds the next step without the host. While one block runs the next one is already
+//! submitted, so the device does not wait for the host. Tokens computed past the last one that is taken are dropped, so
+//! the tokens are the same for every size of the blocks.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{Held, Session};
 use cpu_time::ThreadTime;
 
 use crate::error::{Error, Result};
 use crate::kernels::{FEW_TOKENS, token};
 use crate::sampler::Sampler;
+use crate::session::ring::IN_FLIGHT;
+use crate::session::sequence::{Held, Session};
 use crate::session::speculate::{Acceptance, Drafter};
-use crate::session::step::Block;
+use crate::session::state::{Block, MAX_TOKENS_PER_SUBMIT};
 
-/// Most tokens of one submission.
-pub const MAX_TOKENS_PER_SUBMIT: usize = 32;
-/// Submissions that are under way at once: one runs, one waits behind it.
-pub(super) const IN_FLIGHT: usize = 2;
-/// What may lie between two lots of tokens of a text that is read as it grows.
+/// Target time between two blocks of streamed tokens.
 const LATENCY: Duration = Duration::from_millis(40);
+
+impl Session {
+    /// Yields tokens until the end-of-sequence token, which is not yielded, or a full context.
+    ///
+    /// Of the tokens yielded, all but the last are part of the sequence when the iterator is dropped; all, if the
+    /// end-of-sequence token ended it. An error ends it too: there were no logits, they are not finite, or the device
+    /// failed. Tokens are drawn on the device from vocabularies of up to 65536.
+    pub fn generate(&mut self, sampler: Sampler) -> Tokens<'_> {
+        Tokens::new(self, sampler)
+    }
+}
 
 /// The tokens that a session generates; see [`Session::generate`].
 #[derive(Debug)]
@@ -40,14 +48,14 @@ pub struct Tokens<'a> {
     /// Steps submitted.
     submitted: usize,
     drafter: Option<Drafter>,
-    /// The last token and the guesses behind it.
+    /// The last token and the draft tokens after it.
     draft: Vec<u32>,
     acceptance: Acceptance,
     done: bool,
 }
 
 impl<'a> Tokens<'a> {
-    pub(super) fn new(session: &'a mut Session, sampler: Sampler) -> Self {
+    fn new(session: &'a mut Session, sampler: Sampler) -> Self {
         Self {
             session,
             sampler,
@@ -72,9 +80,9 @@ impl<'a> Tokens<'a> {
         self
     }
 
-    /// Puts this many tokens into a submission, unless guesses are verified step by step. Two submissions are under way
-    /// at once: slow tokens in large ones may run into a driver's time-out. Without it, as many as keep a stream of text even, at most
-    /// [`MAX_TOKENS_PER_SUBMIT`].
+    /// Puts this many tokens into a submission, unless draft tokens are verified step by step. Two submissions are under
+    /// way at once: slow tokens in large submissions may run into a driver's time-out. By default the number adapts to
+    /// about 40 ms of tokens, at most [`MAX_TOKENS_PER_SUBMIT`].
     ///
     /// # Errors
     /// When there are none, or more than [`MAX_TOKENS_PER_SUBMIT`].
@@ -88,26 +96,26 @@ impl<'a> Tokens<'a> {
         Ok(self)
     }
 
-    /// Yields the end-of-sequence token like any other and goes on behind it.
+    /// Yields the end-of-sequence token like any other and goes on after it.
     pub fn through_end(mut self) -> Self {
         self.through_end = true;
         self
     }
 
-    /// Verifies guesses instead of computing token after token; the tokens are the same.
+    /// Verifies draft tokens instead of computing token after token; the tokens are the same.
     ///
     /// # Errors
     /// When the drafter's model knows another number of tokens, or tokens were computed without it already.
     pub fn speculate(mut self, drafter: Drafter) -> Result<Self> {
         if self.submitted > 0 {
-            return Err(Error::Input("guesses have to begin with the first token".to_owned()));
+            return Err(Error::Input("a drafter has to be set before the first token".to_owned()));
         }
         drafter.check(self.session.model.config.vocab_size)?;
         self.drafter = Some(drafter);
         Ok(self)
     }
 
-    /// Returns how good the guesses were so far.
+    /// Returns how many draft tokens were accepted so far.
     pub fn acceptance(&self) -> Acceptance {
         self.acceptance
     }
@@ -139,19 +147,19 @@ impl<'a> Tokens<'a> {
         } else if self.ready.is_empty() {
             self.submit()?;
             let Some(block) = self.blocks.pop_front() else { return Ok(None) };
-            let (steps, ready) = (&self.session.steps, &mut self.ready);
-            steps.ids(&self.session.model, &block, |ids| ready.extend(ids))?;
+            let (state, ready) = (&self.session.state, &mut self.ready);
+            state.ids(&self.session.model, &block, |ids| ready.extend(ids))?;
             self.pace.observe(block.count);
         }
         Ok(self.ready.pop_front())
     }
 
-    /// Lets the drafter guess what follows the last token and keeps what a step confirms, with the token that it
-    /// chooses behind that.
+    /// Drafts what follows the last token, and keeps the draft tokens that a step confirms and the token that it chooses
+    /// after them.
     fn verify(&mut self) -> Result<()> {
         let (Some(drafter), Some(last)) = (&mut self.drafter, self.last) else { return Ok(()) };
-        let Session { model, steps, history, host_time, held, .. } = &mut *self.session;
-        let room = steps.context() - history.len();
+        let Session { model, state, history, host_time, held, .. } = &mut *self.session;
+        let room = state.context() - history.len();
         if room == 0 {
             return Ok(());
         }
@@ -160,28 +168,28 @@ impl<'a> Tokens<'a> {
         let most = (self.limit - self.yielded).min(room) - 1;
         drafter.draft(history, last, most, &mut self.draft)?;
         let begun = ThreadTime::now();
-        *held = Held::Behind;
-        let verified = steps.verify(model, history.len(), &self.draft, &self.sampler)?;
+        *held = Held::Ahead;
+        let verified = state.verify(model, history.len(), &self.draft, &self.sampler)?;
         *host_time += begun.elapsed();
-        let guesses = &self.draft[1..];
+        let drafted = &self.draft[1..];
         let before = history.len();
         let ready = &mut self.ready;
-        let accepted = steps.ids(model, &verified, |chosen| {
-            let mut guesses = guesses.iter();
+        let accepted = state.ids(model, &verified, |chosen| {
+            let mut drafted = drafted.iter();
             for id in chosen {
                 ready.push_back(id);
-                if guesses.next() != Some(&id) {
+                if drafted.next() != Some(&id) {
                     break;
                 }
             }
             ready.len() - 1
         })?;
         if !self.sampler.is_greedy() {
-            // The last token was noted when it was chosen.
+            // The last token was recorded when it was chosen.
             let chosen = self.ready.iter().copied().filter(|id| *id != token::NONE);
-            steps.note_seen(model, before + 1, chosen);
+            state.note_seen(model, before + 1, chosen);
         }
-        self.acceptance.drafted += guesses.len();
+        self.acceptance.drafted += drafted.len();
         self.acceptance.accepted += accepted;
         self.acceptance.steps += 1;
         Ok(())
@@ -195,8 +203,8 @@ impl<'a> Tokens<'a> {
             let count = self.pace.tokens().min(wanted - self.submitted);
             let begun = ThreadTime::now();
             let position = start + self.submitted;
-            self.session.held = Held::Behind;
-            let block = self.session.steps.decode(&self.session.model, position, count, &self.sampler)?;
+            self.session.held = Held::Ahead;
+            let block = self.session.state.decode(&self.session.model, position, count, &self.sampler)?;
             self.session.host_time += begun.elapsed();
             self.submitted += block.count;
             self.blocks.push_back(block);
@@ -222,7 +230,7 @@ impl Drop for Tokens<'_> {
     fn drop(&mut self) {
         let all_taken = self.submitted > 0 && self.submitted + 1 == self.yielded;
         if all_taken && self.sampler.is_greedy() {
-            self.session.held = Held::Here(self.last);
+            self.session.held = Held::Current(self.last);
         }
     }
 }
@@ -251,8 +259,8 @@ impl Pace {
         self.tokens
     }
 
-    /// Takes note that a block of tokens came back: the next one may take as long as [`LATENCY`], but no more
-    /// than twice the tokens, as the first are slower than those that follow.
+    /// Takes the time of a block that came back: the next one may take as long as [`LATENCY`], but no more than twice
+    /// the tokens, as the first blocks are slower than those that follow.
     fn observe(&mut self, count: usize) {
         let now = Instant::now();
         if let Some(before) = self.before.replace(now).filter(|_| self.adapt) {

@@ -1,9 +1,8 @@
 //! What a model looks like on its device: weights, memory, and the dispatches of a decode step.
 
 use crate::graph::plan;
-use crate::model::openelm::StepShape;
 use crate::quant::Format;
-use crate::session::load::Model;
+use crate::session::model::Model;
 
 /// A weight on the device.
 #[derive(Clone, Debug)]
@@ -25,7 +24,7 @@ pub struct WeightReport {
 /// One dispatch of a step.
 #[derive(Clone, Debug)]
 pub struct DispatchReport {
-    /// Where in the model it stands, `layer.3/attn/qkv`.
+    /// Where in the model it is, `layer.3/attn/qkv`.
     pub label: String,
     /// The kernel.
     pub kernel: &'static str,
@@ -64,7 +63,7 @@ pub struct Inspection {
 impl Model {
     /// Reports weights, memory and the dispatches of a decode step at the model's context length.
     pub fn inspect(&self) -> Inspection {
-        let model = self.inner();
+        let model = self.loaded();
         let weights = model.layout.iter().map(|(name, layout)| WeightReport {
             name: name.to_owned(),
             rows: layout.rows,
@@ -74,10 +73,7 @@ impl Model {
             parts: layout.parts.len(),
         });
         let context = model.config.max_context_length;
-        let splits = model.splits(context);
-        let graph = |tokens| {
-            model.step(StepShape { splits, ..StepShape::greedy(tokens, context, model.kv.dtype()) }).graph
-        };
+        let graph = |tokens| model.step(model.shape(context, context - tokens, tokens)).graph;
         let prefill_chunk = model.chunk.min(context);
         let prefill_activation_bytes = plan::plan(&graph(prefill_chunk)).bytes();
         let graph = graph(1);

@@ -1,276 +1,35 @@
 //! Joins model and device: loading, prefill, decoding, the position in the KV cache.
+//!
+//! A [`Model`] is loaded once and shared. A [`Session`] is one sequence on it, a [`BatchSession`] many that decode
+//! together, a [`Scorer`] many that are only scored.
 
 mod batch;
+mod bound;
+mod buffers;
+mod built;
 mod generate;
 mod inspect;
-mod load;
+mod logprobs;
+mod model;
+mod options;
+mod packing;
 mod profile;
-mod prompts;
-mod score;
-mod scores;
+mod ring;
+mod scorer;
+mod sequence;
 mod speculate;
-mod step;
-
-use std::sync::Arc;
-use std::time::Duration;
+mod state;
+mod upload;
 
 pub use batch::{BatchSession, Decoded, SequenceId, SequenceOptions};
-pub use generate::{MAX_TOKENS_PER_SUBMIT, Tokens};
+pub use generate::Tokens;
 pub use inspect::{DispatchReport, Inspection, WeightReport};
-pub use load::{KvFormat, LoadOptions, LoadTimes, Model, Progress};
+pub use logprobs::{MAX_TOP, TokenScore};
+pub use model::Model;
+pub use options::{KvFormat, LoadOptions, LoadTimes, Progress};
+pub use packing::Scoring;
 pub use profile::{Counts, StepOp};
-pub use score::{Scorer, Scoring};
-pub use scores::{MAX_TOP, TokenScore};
+pub use scorer::Scorer;
+pub use sequence::Session;
 pub use speculate::{Acceptance, Drafter, MAX_DRAFT};
-
-use cpu_time::ThreadTime;
-
-use crate::error::{Error, Result};
-use crate::gpu::Readback;
-use crate::kernels::token;
-use crate::model::openelm::Logits;
-use crate::sampler::Sampler;
-use load::Inner;
-use step::Steps;
-
-/// One sequence on a model: its KV cache and its position. Several sessions may share one model.
-///
-/// # Examples
-/// ```no_run
-/// # fn main() -> samara::Result<()> {
-/// let model = samara::Model::load("demo", samara::LoadOptions::default())?;
-/// let mut session = model.session(None)?;
-/// session.prefill(&[1, 51, 87])?;
-/// let logits = session.next_logits()?;
-/// assert_eq!(logits.len(), model.config().vocab_size);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct Session {
-    model: Arc<Inner>,
-    steps: Steps,
-    /// Every id whose key and value are cached; its length is the position.
-    history: Vec<u32>,
-    held: Held,
-    logits: Readback,
-    host_time: Duration,
-}
-
-/// What the logits on the device are.
-#[derive(Clone, Debug)]
-enum Held {
-    /// Those of nothing that is known.
-    Nothing,
-    /// Those that follow from the history, with their argmax once it was read back.
-    Here(Option<u32>),
-    /// Those of a step that ran ahead of the history: the last token of the history has to run once more.
-    Behind,
-}
-
-impl Session {
-    fn new(model: Arc<Inner>, context: usize) -> Result<Self> {
-        let steps = Steps::new(&model, context)?;
-        let logits = Readback::new(&model.gpu, steps.last_logits().bytes());
-        let history = Vec::with_capacity(context);
-        Ok(Self { model, steps, history, held: Held::Nothing, logits, host_time: Duration::ZERO })
-    }
-
-    /// Returns the capacity of the KV cache in tokens.
-    pub fn context(&self) -> usize {
-        self.steps.context()
-    }
-
-    /// Returns the number of tokens cached.
-    pub fn position(&self) -> usize {
-        self.history.len()
-    }
-
-    /// Returns the ids of the tokens cached.
-    pub fn history(&self) -> &[u32] {
-        &self.history
-    }
-
-    /// Appends tokens to the sequence, in chunks if there are many, and computes the logits after the
-    /// last of them.
-    ///
-    /// # Errors
-    /// When `ids` is empty, an id is outside the vocabulary, or the context has no room for all of
-    /// them; then nothing was appended. When the device fails.
-    pub fn prefill(&mut self, ids: &[u32]) -> Result<()> {
-        self.check(ids)?;
-        let chunks = ids.chunks(self.model.chunk);
-        let last = chunks.len() - 1;
-        for (index, chunk) in chunks.enumerate() {
-            self.advance(chunk, if index == last { Logits::Last } else { Logits::None }, &[])?;
-        }
-        Ok(())
-    }
-
-    /// Returns the logits after the last token, `[V]`.
-    ///
-    /// # Errors
-    /// When nothing was appended by [`prefill`](Self::prefill) or [`generate`](Self::generate) since the
-    /// session began, was rolled back or scored tokens; when a logit is not finite, or the device fails.
-    pub fn next_logits(&mut self) -> Result<Vec<f32>> {
-        self.require_logits()?;
-        let logits: Vec<f32> =
-            self.logits.read(&self.model.gpu, self.steps.last_logits(), bytemuck::pod_collect_to_vec)?;
-        if logits.iter().all(|logit| logit.is_finite()) { Ok(logits) } else { Err(self.not_finite()) }
-    }
-
-    /// Returns the id with the largest logit after the last token, the lowest one on ties; it was
-    /// found on the device, and only it is read back.
-    ///
-    /// # Errors
-    /// As [`next_logits`](Self::next_logits), but of logits that are not finite only when all of them are NaN.
-    pub fn next_greedy(&mut self) -> Result<u32> {
-        self.require_logits()?;
-        if let Held::Here(Some(id)) = self.held {
-            return Ok(id);
-        }
-        let id = self.steps.chosen(&self.model)?;
-        if id == token::NONE {
-            return Err(self.not_finite());
-        }
-        self.held = Held::Here(Some(id));
-        Ok(id)
-    }
-
-    /// Yields tokens until the end-of-sequence token, which is not yielded, or a full context.
-    ///
-    /// Of the tokens yielded, all but the last are part of the sequence when the iterator is dropped; all, if the
-    /// end-of-sequence token ended it. An error ends it too: there were no logits, they are no numbers, or the device
-    /// failed. Tokens are drawn on the device from vocabularies of up to 65536.
-    pub fn generate(&mut self, sampler: Sampler) -> Tokens<'_> {
-        Tokens::new(self, sampler)
-    }
-
-    /// Chooses a token from the logits, on the device.
-    fn choose(&mut self, sampler: &Sampler) -> Result<u32> {
-        if sampler.is_greedy() {
-            return self.next_greedy();
-        }
-        self.draw(sampler)?;
-        self.steps.chosen(&self.model)
-    }
-
-    /// Has a token drawn from the logits, and does not wait.
-    fn draw(&mut self, sampler: &Sampler) -> Result<()> {
-        self.require_logits()?;
-        let start = ThreadTime::now();
-        self.steps.draw(&self.model, &self.history, sampler)?;
-        self.host_time += start.elapsed();
-        // The id on the device is no longer the argmax.
-        self.held = Held::Behind;
-        Ok(())
-    }
-
-    /// Forgets every token from `position` on.
-    ///
-    /// # Errors
-    /// When the session is not that far.
-    pub fn rollback(&mut self, position: usize) -> Result<()> {
-        if position > self.position() {
-            return Err(Error::Input(format!(
-                "cannot roll back to position {position}: the session is at {}",
-                self.position()
-            )));
-        }
-        if position < self.position() {
-            self.history.truncate(position);
-            self.held = Held::Nothing;
-        }
-        Ok(())
-    }
-
-    /// Appends tokens and returns the negative log-likelihood, in nats, of each of `ids[1..]` given
-    /// everything before it.
-    ///
-    /// # Errors
-    /// As [`prefill`](Self::prefill).
-    pub fn nll(&mut self, ids: &[u32]) -> Result<Vec<f64>> {
-        self.check(ids)?;
-        let mut scores = Vec::with_capacity(ids.len() - 1);
-        for (index, chunk) in ids.chunks(self.model.chunk).enumerate() {
-            let targets = &ids[index * self.model.chunk + 1..];
-            let targets = &targets[..targets.len().min(chunk.len())];
-            self.advance(chunk, Logits::All, targets)?;
-            for score in self.steps.scores(&self.model, chunk.len(), targets)? {
-                scores.push(-f64::from(score.ok_or_else(|| self.not_finite())?.logprob));
-            }
-        }
-        Ok(scores)
-    }
-
-    /// Runs one step and records what it left on the device; with all logits it scores `targets`.
-    fn advance(&mut self, ids: &[u32], logits: Logits, targets: &[u32]) -> Result<()> {
-        let known = matches!(self.held, Held::Here(Some(id)) if ids == [id]);
-        self.held = Held::Nothing;
-        let start = ThreadTime::now();
-        self.steps.run(&self.model, self.history.len(), ids, known, logits, targets)?;
-        self.host_time += start.elapsed();
-        self.history.extend_from_slice(ids);
-        if logits == Logits::Last {
-            self.held = Held::Here(None);
-        }
-        Ok(())
-    }
-
-    fn not_finite(&self) -> Error {
-        Error::Model(format!("the logits at position {} are not finite numbers", self.position()))
-    }
-
-    /// Brings the logits that follow from the history to the device, if they can be.
-    fn require_logits(&mut self) -> Result<()> {
-        match (&self.held, self.history.pop()) {
-            (Held::Here(_), last) => {
-                self.history.extend(last);
-                Ok(())
-            }
-            (Held::Behind, Some(last)) => {
-                let replayed = self.advance(&[last], Logits::Last, &[]);
-                if replayed.is_err() {
-                    self.history.push(last);
-                }
-                replayed
-            }
-            (_, last) => {
-                self.history.extend(last);
-                Err(Error::Input(
-                    "there are no logits: nothing was prefilled since the session began, was rolled back or scored \
-                     tokens"
-                        .into(),
-                ))
-            }
-        }
-    }
-
-    /// Refuses ids that cannot be appended.
-    fn check(&self, ids: &[u32]) -> Result<()> {
-        self.check_behind(self.position(), ids)
-    }
-
-    /// Refuses ids that could not be appended at a position.
-    fn check_behind(&self, position: usize, ids: &[u32]) -> Result<()> {
-        let vocab = self.model.config.vocab_size;
-        if ids.is_empty() {
-            return Err(Error::Input("the prompt is empty: at least one token id is needed".into()));
-        }
-        if let Some((index, id)) = ids.iter().enumerate().find(|&(_, &id)| id as usize >= vocab) {
-            return Err(Error::Input(format!(
-                "token id {id} at index {index} is outside the vocabulary of {vocab}"
-            )));
-        }
-        if ids.len() > self.context() - position {
-            return Err(Error::Input(format!(
-                "{} tokens after the {} already cached need a context of {}, but it holds {}",
-                ids.len(),
-                position,
-                ids.len() + position,
-                self.context()
-            )));
-        }
-        Ok(())
-    }
-}
+pub use state::MAX_TOKENS_PER_SUBMIT;

@@ -7,15 +7,16 @@ use crate::gpu::{Gpu, Span};
 use crate::graph::fuse::Fusion;
 use crate::graph::{Graph, Op};
 use crate::kernels::Cost;
-use crate::model::openelm::{Logits, Sampling, StepShape};
+use crate::model::shape::{Logits, Sampling, StepShape};
 use crate::quant::Format;
-use crate::session::load::{Inner, KvFormat, Model};
-use crate::session::{Held, Session};
+use crate::session::model::{Loaded, Model};
+use crate::session::options::KvFormat;
+use crate::session::sequence::{Held, Session};
 
 /// One dispatch of a step, with what it has to move and compute.
 #[derive(Clone, Debug)]
 pub struct StepOp {
-    /// Where in the model it stands, `layer.3/attn/qkv`.
+    /// Where in the model it is, `layer.3/attn/qkv`.
     pub label: String,
     /// The kernel.
     pub kernel: &'static str,
@@ -36,21 +37,14 @@ pub struct Counts {
     pub norm_dispatches: usize,
 }
 
-impl Inner {
-    /// Returns the graph of a step of `tokens` tokens behind `position` cached ones.
+impl Loaded {
+    /// Returns the graph of a step of `tokens` tokens after `position` cached ones.
     fn graph(&self, context: usize, position: usize, tokens: usize, logits: Logits) -> Graph {
-        let splits = self.splits_of(tokens, position);
         let sampling = (logits == Logits::Last).then_some(Sampling::Greedy);
-        self.step(StepShape {
-            logits,
-            sampling,
-            splits,
-            ..StepShape::greedy(tokens, context, self.kv.dtype())
-        })
-        .graph
+        self.step(StepShape { logits, sampling, ..self.shape(context, position, tokens) }).graph
     }
 
-    /// Yields the graphs of a prefill of `tokens` tokens behind `position` cached ones, one for each chunk, with the
+    /// Yields the graphs of a prefill of `tokens` tokens after `position` cached ones, one for each chunk, with the
     /// tokens before it.
     fn graphs(&self, context: usize, position: usize, tokens: usize) -> impl Iterator<Item = (usize, Graph)> {
         (0..tokens).step_by(self.chunk).map(move |first| {
@@ -64,29 +58,29 @@ impl Inner {
 impl Model {
     /// Returns the device.
     pub fn gpu(&self) -> &Gpu {
-        &self.inner().gpu
+        &self.loaded().gpu
     }
 
-    /// Returns the format in which weight matrices were asked for, or else are stored.
+    /// Returns the format of weight matrices, as requested or else as stored.
     pub fn format(&self) -> Format {
-        self.inner().format
+        self.loaded().format
     }
 
     /// Returns the format of KV caches.
     pub fn kv(&self) -> KvFormat {
-        self.inner().kv
+        self.loaded().kv
     }
 
     /// Returns the fusion rules that are on.
     pub fn fusion(&self) -> &Fusion {
-        &self.inner().fusion
+        &self.loaded().fusion
     }
 
     /// Returns what a prefill of `tokens` tokens has to move and compute, in a session of `context` tokens of
     /// which `position` are cached.
     pub fn cost(&self, context: usize, position: usize, tokens: usize) -> Cost {
         let mut sum = Cost::default();
-        for (first, graph) in self.inner().graphs(context, position, tokens) {
+        for (first, graph) in self.loaded().graphs(context, position, tokens) {
             graph.ops().iter().for_each(|op| sum += op.kernel.cost(first));
         }
         sum
@@ -98,12 +92,12 @@ impl Model {
     /// # Panics
     /// When there are no sequences, or more than 64.
     pub fn step_cost(&self, context: usize, position: usize, sequences: usize) -> Cost {
-        let shape = StepShape::greedy(sequences.next_power_of_two(), context, self.inner().kv.dtype());
+        let model = self.loaded();
+        let shape = StepShape::greedy(sequences.next_power_of_two(), context, model.kv.dtype());
         let batch = (sequences > 1).then_some(sequences + 1);
         let logits = if sequences > 1 { Logits::All } else { Logits::Last };
         let mut sum = Cost::default();
-        let splits = self.inner().splits(position + 1);
-        let step = self.inner().step(StepShape { logits, batch, splits, ..shape });
+        let step = model.step(model.paths.apply(StepShape { logits, batch, ..shape }, position + 1));
         step.graph.ops().iter().for_each(|op| sum += op.kernel.cost(position));
         sum
     }
@@ -111,7 +105,7 @@ impl Model {
     /// Returns what a prefill of `tokens` tokens consists of; one token is a decode step.
     pub fn counts(&self, tokens: usize) -> Counts {
         let mut sum = Counts::default();
-        for (_, graph) in self.inner().graphs(tokens, 0, tokens) {
+        for (_, graph) in self.loaded().graphs(tokens, 0, tokens) {
             sum.dispatches += graph.ops().len();
             sum.norms += graph.norms();
             sum.norm_dispatches += graph.norm_ops();
@@ -135,8 +129,8 @@ impl Session {
             )));
         }
         let position = self.position();
-        self.held = Held::Nothing;
-        let spans = self.steps.spans(&self.model, position, ids)?;
+        self.held = Held::Unknown;
+        let spans = self.state.spans(&self.model, position, ids)?;
         self.history.extend_from_slice(ids);
         let graph = self.model.graph(self.context(), position, ids.len(), Logits::Last);
         let op = |op: &Op| StepOp {
@@ -148,8 +142,8 @@ impl Session {
         Ok(graph.ops().iter().map(op).zip(spans).collect())
     }
 
-    /// Returns the processor time that this thread spent so far in recording and submitting steps: a driver that lets a
-    /// submission wait for the one before does not count.
+    /// Returns the CPU time that this thread spent so far on recording and submitting steps. Time in which a driver makes
+    /// a submission wait for the one before does not count.
     pub fn host_time(&self) -> Duration {
         self.host_time
     }

@@ -1,7 +1,7 @@
-//! Speculation: tokens are guessed, and one step verifies all of them.
+//! Speculation: draft tokens come from the sequence or a smaller model, and one step verifies all of them.
 //!
 //! A step of a few rows reads each weight once, as a step of one row does, so where decoding is bound by memory
-//! the verification of seven guesses costs little more than one token. A row computes bit for bit what decoding
+//! the verification of seven draft tokens costs little more than one token. A row computes bit for bit what decoding
 //! computes at its position, and its choice depends on nothing but the seed and that position: what is accepted is
 //! the text of plain decoding. (On an adapter whose subgroups have several sizes a driver may choose one for each
 //! pipeline, and the last bits of a sum with it.)
@@ -9,22 +9,22 @@
 use crate::error::{Error, Result};
 use crate::kernels::FEW_TOKENS;
 use crate::sampler::Sampler;
-use crate::session::Session;
+use crate::session::sequence::Session;
 
-/// Most tokens that one step verifies behind the token that it has to decode anyway.
+/// Most draft tokens that one step verifies, besides the token that it has to decode anyway.
 pub const MAX_DRAFT: usize = FEW_TOKENS - 1;
 /// Longest run of tokens that is looked up.
 const LONGEST_RUN: usize = 3;
 
-/// What guesses the next tokens.
+/// Where draft tokens come from.
 #[derive(Debug)]
 pub struct Drafter {
     tokens: usize,
-    source: Source,
+    draft: Draft,
 }
 
 #[derive(Debug)]
-enum Source {
+enum Draft {
     /// The sequence itself.
     Lookup,
     /// A smaller model, which reads the same sequence.
@@ -32,37 +32,37 @@ enum Source {
 }
 
 impl Drafter {
-    /// Returns a drafter that looks the newest tokens up earlier in the sequence, and guesses that the same
-    /// `tokens` tokens follow (prompt lookup).
+    /// Returns a drafter that looks the newest tokens up earlier in the sequence, and drafts the `tokens` tokens that
+    /// followed them there (prompt lookup).
     ///
     /// # Errors
     /// When `tokens` is not within 1 to [`MAX_DRAFT`].
     pub fn lookup(tokens: usize) -> Result<Self> {
-        Self::new(tokens, Source::Lookup)
+        Self::new(tokens, Draft::Lookup)
     }
 
-    /// Returns a drafter that lets another model go on greedily for `tokens` tokens. What its session holds is replaced;
-    /// where its context ends, so do the guesses.
+    /// Returns a drafter that lets another model decode `tokens` tokens greedily. What its session holds is replaced;
+    /// where its context ends, it drafts nothing.
     ///
     /// # Errors
     /// When `tokens` is not within 1 to [`MAX_DRAFT`].
     pub fn model(draft: Session, tokens: usize) -> Result<Self> {
-        Self::new(tokens, Source::Model(Box::new(draft)))
+        Self::new(tokens, Draft::Model(Box::new(draft)))
     }
 
-    fn new(tokens: usize, source: Source) -> Result<Self> {
+    fn new(tokens: usize, draft: Draft) -> Result<Self> {
         if !(1..=MAX_DRAFT).contains(&tokens) {
             return Err(Error::Input(format!("{tokens} drafted tokens are not within 1 to {MAX_DRAFT}")));
         }
-        Ok(Self { tokens, source })
+        Ok(Self { tokens, draft })
     }
 
-    /// Refuses a drafter that knows another number of tokens than the model, `vocab_size`.
+    /// Refuses a drafter whose model has another vocabulary than the model, `vocab_size` tokens.
     ///
     /// # Errors
     /// When it does.
     pub fn check(&self, vocab_size: usize) -> Result<()> {
-        let Source::Model(draft) = &self.source else { return Ok(()) };
+        let Draft::Model(draft) = &self.draft else { return Ok(()) };
         let own = draft.model.config.vocab_size;
         if own == vocab_size {
             return Ok(());
@@ -72,7 +72,7 @@ impl Drafter {
         )))
     }
 
-    /// Appends at most `most` guesses to `draft` at what follows `history` and `last`.
+    /// Appends at most `most` draft tokens that may follow `history` and `last` to `draft`.
     pub(super) fn draft(
         &mut self,
         history: &[u32],
@@ -81,9 +81,9 @@ impl Drafter {
         draft: &mut Vec<u32>,
     ) -> Result<()> {
         let most = most.min(self.tokens);
-        match &mut self.source {
-            Source::Lookup => draft.extend_from_slice(looked_up(history, last, most)),
-            Source::Model(session) => follow(session, history, last, most, draft)?,
+        match &mut self.draft {
+            Draft::Lookup => draft.extend_from_slice(looked_up(history, last, most)),
+            Draft::Model(session) => follow(session, history, last, most, draft)?,
         }
         Ok(())
     }
@@ -104,7 +104,7 @@ fn looked_up(history: &[u32], last: u32, most: usize) -> &[u32] {
     &[]
 }
 
-/// Lets a session go on behind `history` and `last`.
+/// Lets a session decode what follows `history` and `last`.
 fn follow(
     session: &mut Session,
     history: &[u32],
@@ -126,12 +126,12 @@ fn follow(
     Ok(())
 }
 
-/// How good the guesses were.
+/// How many draft tokens were accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Acceptance {
-    /// Tokens that were guessed.
+    /// Draft tokens that were verified.
     pub drafted: usize,
-    /// Guesses that were right, up to the first wrong one of each step.
+    /// Draft tokens that were right, up to the first wrong one of each step.
     pub accepted: usize,
     /// Steps of the model.
     pub steps: usize,

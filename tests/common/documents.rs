@@ -9,7 +9,8 @@ use samara::instruments::document::{
 use samara::instruments::samples::Samples;
 use samara::kernels::{Cost, LIST};
 use samara::model::layout::Layout;
-use samara::model::openelm::{self, StepShape};
+use samara::model::openelm;
+use samara::model::shape::StepShape;
 use samara::model::{Checkpoint, Size};
 use samara::quant::Format;
 use samara::{Fusion, KvFormat};

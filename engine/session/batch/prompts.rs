@@ -1,22 +1,23 @@
 //! The prompts of a batch: they wait, and one sequence reads them, several in a step if they are short.
 //!
-//! A prompt is read in the chunks in which a sequence of its own would read it, so that what follows is the same to the
+//! A prompt is read in the chunks in which a [`Session`] alone would read it, so that what follows is the same to the
 //! last bit. Nothing waits for the device between prompts: what each left is copied away before the next one is read.
 
 use std::collections::VecDeque;
 
 use crate::error::Result;
 use crate::gpu::{BufferRange, Readback};
-use crate::model::openelm::Logits;
+use crate::model::shape::Logits;
 use crate::sampler::{Sampler, SamplerOptions};
-use crate::session::Session;
-use crate::session::batch::{SequenceId, SequenceOptions};
-use crate::session::load::Inner;
-use crate::session::scores::{Scores, TokenScore};
-use crate::session::step;
+use crate::session::batch::sequence::{SequenceId, SequenceOptions};
+use crate::session::built::powers_of_two;
+use crate::session::logprobs::{ScoreBuffers, TokenScore};
+use crate::session::model::Loaded;
+use crate::session::ring::words;
+use crate::session::sequence::Session;
 
-/// Bytes of what a prompt leaves: the token behind it, and its scores.
-const RECORD_BYTES: u64 = 4 + Scores::ROW_BYTES;
+/// Bytes of what a prompt leaves: the token after it, and its scores.
+const RECORD_BYTES: u64 = 4 + ScoreBuffers::ROW_BYTES;
 
 /// A prompt that is to become a sequence.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Prompt {
     pub(super) tokens: Vec<u32>,
     /// Tokens that were handed to the reader.
     read: usize,
-    /// Which record is that of the token behind it, once it was read whole.
+    /// Which record holds the token after it, once it was read whole.
     record: Option<usize>,
 }
 
@@ -36,9 +37,9 @@ pub(super) struct Prompt {
 #[derive(Debug)]
 pub(super) struct First {
     pub(super) prompt: Prompt,
-    /// [`NONE`](crate::kernels::token::NONE) where logits are no numbers.
+    /// [`NONE`](crate::kernels::token::NONE) where logits are not finite.
     pub(super) token: u32,
-    /// Where it is asked for, and logits are numbers.
+    /// Where it is requested, and logits are numbers.
     pub(super) score: Option<TokenScore>,
 }
 
@@ -54,7 +55,7 @@ pub(super) struct Prompts {
 }
 
 impl Prompts {
-    pub(super) fn new(model: &Inner, reader: Session, capacity: usize) -> Result<Self> {
+    pub(super) fn new(model: &Loaded, reader: Session, capacity: usize) -> Result<Self> {
         let bytes = capacity as u64 * RECORD_BYTES;
         Ok(Self {
             reader,
@@ -66,19 +67,19 @@ impl Prompts {
     }
 
     /// Builds what reads prompts, of every power of two of tokens up to a chunk, and runs it once; does not wait.
-    pub(super) fn prepare(&mut self, model: &Inner, draws: bool) -> Result<()> {
+    pub(super) fn prepare(&mut self, model: &Loaded, draws: bool) -> Result<()> {
         let reader = &mut self.reader;
         let chunk = vec![0; model.chunk.min(reader.context())];
         reader.rollback(0)?;
         reader.advance(&chunk, Logits::None, &[])?;
-        for tokens in step::powers_of_two(1, chunk.len()) {
+        for tokens in powers_of_two(1, chunk.len()) {
             reader.rollback(0)?;
             reader.advance(&chunk[..tokens], Logits::Last, &[])?;
         }
         if draws {
             reader.draw(&Sampler::new(SamplerOptions { temperature: 1.0, ..SamplerOptions::default() })?)?;
         }
-        reader.steps.record(model, true, &self.records.slice(0, RECORD_BYTES))?;
+        reader.state.record(model, true, &self.records.slice(0, RECORD_BYTES))?;
         reader.rollback(0)
     }
 
@@ -107,7 +108,7 @@ impl Prompts {
 
     /// Hands the reader the next chunks of the oldest prompts, as many as together have the tokens of one, and does not
     /// wait. Those that it read before are to be taken out. A prompt with which the device fails is forgotten.
-    pub(super) fn read_on(&mut self, model: &Inner, caches: &[[BufferRange; 2]]) -> Result<()> {
+    pub(super) fn read_on(&mut self, model: &Loaded, caches: &[[BufferRange; 2]]) -> Result<()> {
         let (mut room, mut index) = (model.chunk, 0);
         self.recorded = 0;
         while let Some(prompt) = self.waiting.get(index) {
@@ -126,11 +127,11 @@ impl Prompts {
         Ok(())
     }
 
-    /// Hands the next `tokens` tokens of a prompt to the reader. Behind the last of them the first token of the sequence
-    /// is chosen, and what the reader cached copied to the slot.
+    /// Hands the next `tokens` tokens of a prompt to the reader. After the last of them the first token of the sequence
+    /// is chosen, and what the reader cached is copied to the slot.
     fn read_chunk(
         &mut self,
-        model: &Inner,
+        model: &Loaded,
         caches: &[[BufferRange; 2]],
         index: usize,
         tokens: usize,
@@ -151,7 +152,7 @@ impl Prompts {
             reader.draw(sampler)?;
         }
         let record = records.slice(*recorded as u64 * RECORD_BYTES, RECORD_BYTES);
-        let first = reader.steps.record(model, logprobs.is_some(), &record)?;
+        let first = reader.state.record(model, logprobs.is_some(), &record)?;
         model.gpu.copy(first.into_iter().chain(adopted(model, caches, reader, prompt.slot)));
         prompt.record = Some(*recorded);
         *recorded += 1;
@@ -160,7 +161,7 @@ impl Prompts {
 
     /// Takes out the prompts that were read whole, with what follows each; waits for the last of them. Where the device
     /// fails they are forgotten.
-    pub(super) fn finish(&mut self, model: &Inner) -> Result<Vec<First>> {
+    pub(super) fn finish(&mut self, model: &Loaded) -> Result<Vec<First>> {
         let is_read = |prompt: &Prompt| prompt.record.is_some();
         if !self.waiting.iter().any(is_read) {
             return Ok(Vec::new());
@@ -180,26 +181,31 @@ impl First {
     fn of_records(prompt: Prompt, bytes: &[u8]) -> Self {
         let record = prompt.record.expect("a prompt that was read whole has a record");
         let (token, scores) = bytes[record * RECORD_BYTES as usize..].split_at(4);
-        let token = step::words(token).sum();
-        let scored = |wanted| Scores::of_row(&scores[..Scores::ROW_BYTES as usize], 1, 0, token, wanted);
+        let token = words(token).sum();
+        let scored =
+            |wanted| ScoreBuffers::of_row(&scores[..ScoreBuffers::ROW_BYTES as usize], 1, 0, token, wanted);
         Self { token, score: prompt.options.logprobs.and_then(scored), prompt }
     }
 }
 
-/// Yields where what the reader cached is, and where it goes in a slot of a batch's caches.
+/// Yields the keys and values that the reader cached, and where each goes in a slot of a batch's caches: the first rows of
+/// each head of `[heads, S, Dh]` in `[slots, heads, S, Dh]`.
 fn adopted(
-    model: &Inner,
+    model: &Loaded,
     caches: &[[BufferRange; 2]],
     reader: &Session,
     slot: usize,
 ) -> impl Iterator<Item = (BufferRange, BufferRange)> {
-    let Inner { config, kv, .. } = model;
-    let pairs = config.layers.iter().zip(caches.iter().zip(reader.steps.caches()));
-    pairs.flat_map(move |(dims, (to, from))| {
-        let head = [reader.context(), config.head_dim];
-        let spans = kv.spans(reader.position(), head, dims.kv_heads, slot);
+    let (context, cached) = (reader.context(), reader.position());
+    let bytes = |rows: usize| model.kv.bytes(rows, model.config.head_dim);
+    let layers = model.config.layers.iter().zip(caches.iter().zip(reader.state.caches()));
+    layers.flat_map(move |(dims, (to, from))| {
+        let heads =
+            (0..dims.kv_heads).map(move |head| (head * context, (slot * dims.kv_heads + head) * context));
         to.iter().zip(from).flat_map(move |(to, from)| {
-            spans.clone().map(|span| (from.slice(span.from, span.bytes), to.slice(span.to, span.bytes)))
+            heads.clone().map(move |(own, row)| {
+                (from.slice(bytes(own), bytes(cached)), to.slice(bytes(row), bytes(cached)))
+            })
         })
     })
 }

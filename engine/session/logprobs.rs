@@ -1,15 +1,14 @@
-//! What a model says of tokens: log-probabilities that are computed on the device and read back.
+//! Log-probabilities of tokens, computed on the device and read back.
 
 use crate::error::Result;
 use crate::gpu::{BufferRange, Gpu};
 use crate::kernels::log_likelihood::{BROKEN, NONE, TOP};
-use crate::model::openelm::Step;
-use crate::session::step::{Bound, words};
+use crate::session::ring::words;
 
-/// Most of the likeliest tokens that a [`TokenScore`] tells.
+/// Most of the likeliest tokens that a [`TokenScore`] lists.
 pub const MAX_TOP: usize = TOP;
 
-/// What a model says of a token where it stands.
+/// The log-probability of a token at its position, and the likeliest tokens there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenScore {
     /// The token.
@@ -21,38 +20,41 @@ pub struct TokenScore {
 }
 
 impl TokenScore {
-    /// Returns as many of the likeliest tokens as were asked for, with their log-probabilities, the likeliest first and
-    /// equal ones by the lower id.
+    /// Returns the requested number of likeliest tokens with their log-probabilities, the likeliest first, equal ones
+    /// by the lower id.
     pub fn top(&self) -> &[(u32, f32)] {
         &self.likeliest[..self.wanted]
     }
 
-    /// Returns the same with so many of the likeliest tokens, or as many as there are.
+    /// Returns the same with this many of the likeliest tokens, or as many as there are.
     pub(super) fn with_top(self, wanted: usize) -> Self {
         // A small vocabulary has fewer.
         let known = self.likeliest.iter().filter(|(id, _)| *id != NONE).count();
         Self { wanted: wanted.min(known), ..self }
     }
 
-    /// Tells whether no token was likelier: greedy decoding would choose it.
+    /// Returns whether no token was likelier: greedy decoding would choose this one.
     pub fn is_greedy(&self) -> bool {
         self.likeliest[0].0 == self.token
     }
 }
 
-/// The buffers of scores on a device.
+/// The buffers of scores on a device, and how their bytes are read.
 #[derive(Debug)]
-pub(super) struct Scores {
-    targets: BufferRange,
-    values: BufferRange,
-    likeliest: BufferRange,
+pub(super) struct ScoreBuffers {
+    /// The token of each row that is scored where none is chosen, `[R]`.
+    pub(super) targets: BufferRange,
+    /// Log-probabilities of each row, `[R, 1 + TOP]`.
+    pub(super) values: BufferRange,
+    /// The likeliest tokens of each row, `[R, TOP]`.
+    pub(super) likeliest: BufferRange,
 }
 
-impl Scores {
+impl ScoreBuffers {
     /// Bytes that are read back for a row.
     pub(super) const ROW_BYTES: u64 = 4 * (1 + 2 * TOP as u64);
 
-    /// Allocates room for so many rows.
+    /// Allocates room for `rows` rows.
     pub(super) fn new(gpu: &Gpu, rows: usize) -> Result<Self> {
         let rows = rows as u64;
         Ok(Self {
@@ -62,26 +64,18 @@ impl Scores {
         })
     }
 
-    /// Binds what a step of so many rows of logits scores.
-    pub(super) fn bind(&self, bound: &mut Bound, step: &Step, rows: usize) {
-        let [values, likeliest] = self.ranges(rows);
-        bound.set(step.targets, vec![self.targets.slice(0, rows as u64 * 4)]);
-        bound.set(step.scores, vec![values]);
-        bound.set(step.likeliest, vec![likeliest]);
-    }
-
-    /// Says which tokens are scored.
+    /// Sets which tokens are scored.
     pub(super) fn aim(&self, gpu: &Gpu, targets: &[u32]) {
         gpu.write(&self.targets, 0, bytemuck::cast_slice(targets));
     }
 
-    /// Returns what is to be read back of so many rows, in this order.
+    /// Returns what is to be read back of `rows` rows, in this order.
     pub(super) fn ranges(&self, rows: usize) -> [BufferRange; 2] {
         let rows = rows as u64 * 4;
         [self.values.slice(0, rows * (1 + TOP as u64)), self.likeliest.slice(0, rows * TOP as u64)]
     }
 
-    /// Returns what was read back of `rows` rows for the one in which `token` was scored; `None` if a logit is no
+    /// Returns the score of `token` in one row of what was read back of `rows` rows; `None` if a logit is not a
     /// number.
     pub(super) fn of_row(
         bytes: &[u8],
