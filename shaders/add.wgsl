@@ -1,7 +1,7 @@
 // Residual connection: out = a + b, element by element.
-// Invocation i adds the vectors i of both inputs: neighbours touch neighbouring vectors, so every load
-// and store is coalesced. One f32 rounding per value. Bound by bandwidth: nothing is left to tune but
-// the launch, which add_rms_norm saves.
+// Invocation i adds vector i of both inputs, so that loads and stores are coalesced.
+// One f32 rounding per value.
+// Bound by bandwidth: only the launch could be saved, and add_rms_norm saves it.
 
 override WG: u32 = 64;
 

@@ -1,9 +1,9 @@
-// Residual connection and the norm that follows it.
+// Residual connection and the RMSNorm that follows it.
 //   sum[t,:] = a[t,:] + b[t,:];   out[t,:] = sum[t,:] * weight * rsqrt(mean(sum[t,:]^2) + eps)
-// One workgroup per row t; invocation i takes the vectors i, i + WG, ... of the row in both passes, so
-// it reads back only what it wrote itself and the second pass needs no barrier of its own.
-// Sum and scale in f32. Fast because the norm finds its row in cache: one launch and one round trip
-// of [T, D] less than add and rms_norm.
+// One workgroup per row t. Invocation i handles vectors i, i + WG, ... of the row in both passes, so it reads
+// back only what it wrote itself and the second pass needs no extra barrier.
+// Sum and scale in f32. The norm finds its row in cache: one launch and one round trip of [T, D] less than
+// add and rms_norm.
 
 override WG: u32 = 64;
 
@@ -19,7 +19,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> sum: array<vec4<f32>>; // [T, D / 4]
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>; // [T, D / 4]
 
-var<workgroup> scratch: array<f32, WG>; // of reduce_add
+var<workgroup> scratch: array<f32, WG>; // for reduce_add
 
 // Called by `main` of lib/reduce_*.wgsl.
 fn run(group: vec3<u32>, at: Invocation) {

@@ -1,12 +1,12 @@
-// Greedy sampling: the index of the largest logit of a row, the lowest index on ties. lib/token.wgsl says which rows
-// choose, and where the index goes.
-// One workgroup per row that chooses; invocation i takes the vectors i, i + WG, ... of four logits, eight of
-// them in flight (four rounds for 32000 logits), then a tree over the workgroup.
-// Every lane of the vectors keeps a best of its own, so that no compare waits for the lane before.
-// Numerics: logits are bound as bits and compared as integers, which is exact, gives NaN no chance to win
-// (key 0; all NaN gives NONE) and does not depend on how a driver treats NaN in f32 compares.
-// One workgroup reads 125 KiB once per token; more of them would need a second dispatch to merge. The
-// tree is not split by tier: it runs once per token.
+// Greedy sampling: the index of a row's largest logit, the lowest index on ties. lib/token.wgsl defines which
+// rows choose a token and where it goes.
+// One workgroup per choosing row. Invocation i reads vectors i, i + WG, ... of four logits, eight loads in
+// flight (four rounds for 32000 logits); then a tree reduces over the workgroup.
+// Each of the four lanes keeps its own best, so that no compare waits for the lane before.
+// Numerics: logits are bound as bits and compared as integers. That is exact, does not depend on how a driver
+// compares NaN in f32, and never lets NaN win (its key is 0; a row of NaN gives NONE).
+// One workgroup reads 125 KiB per token; several would need a second dispatch to merge. The tree has no
+// subgroup variant, because it runs once per token.
 
 override WG: u32 = 256;
 
@@ -17,7 +17,7 @@ struct Params {
     vocabulary: u32, // V
 }
 
-// The best of the first, second, third and fourth logits of the vectors looked at.
+// The best logit of each lane so far: its key, and the vector it was in.
 struct Best {
     keys: vec4<u32>,
     vectors: vec4<u32>,
@@ -27,11 +27,11 @@ struct Best {
 @group(0) @binding(1) var<storage, read> logits: array<Bits>; // [R, V], bits of f32: lib/bits_*.wgsl
 @group(0) @binding(2) var<storage, read_write> ids: array<u32>; // [T]
 @group(0) @binding(3) var<storage, read_write> position: array<u32>; // [1], of a batch [R, 2]
-@group(0) @binding(4) var<storage, read_write> out: array<u32>; // [S + 1], the history; for every row the choices, [R]
+@group(0) @binding(4) var<storage, read_write> out: array<u32>; // [S + 1], the history; of drafts and batches [R]
 
-var<workgroup> bests: array<vec2<u32>, WG>; // (key, index); each invocation its own, then the tree
+var<workgroup> bests: array<vec2<u32>, WG>; // (key, index); each invocation writes its own, then the tree
 
-// Moves the best of each lane to vector `i`, which is beyond those before it, where that holds a larger key.
+// Updates the best of each lane where vector `i` has a larger key. Vectors come in order: ties keep the first.
 fn look(best: Best, bits: vec4<u32>, i: u32) -> Best {
     let own = keys(bits);
     let wins = own > best.keys;
@@ -44,7 +44,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let last = (params.vocabulary - 1u) / 4u;
     var best = Best(vec4<u32>(0u), vec4<u32>(0u));
     for (var i = index; i <= last; i += 8u * WG) {
-        // Past the end the last vector is looked at again, which changes nothing.
+        // Past the end the last vector is compared again, which changes nothing.
         let i1 = min(i + WG, last);
         let i2 = min(i + 2u * WG, last);
         let i3 = min(i + 3u * WG, last);

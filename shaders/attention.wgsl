@@ -1,9 +1,9 @@
 // Causal grouped-query attention of a step of T tokens over the KV cache, with online softmax.
 //   out[t,h,:] = sum_s softmax_s(q[t,h,:] . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= position + t
-// Query row r of a kv head is token r / G, member r % G of its group of G = H / Hkv heads, so one tile
-// of keys serves the whole group. A workgroup takes some rows of one kv head and walks over tiles of keys up to the
-// last one its rows see; later tiles are never touched. Long walks start first.
-// How it does is in lib/attention_f32.wgsl and, with matrix units, in lib/attention_coop.wgsl.
+// With groups of G = H / Hkv heads, query row r of a kv head is member r % G of token r / G, so one tile of keys
+// serves the whole group. A workgroup takes some rows of one kv head and loops over tiles of keys up to the last
+// one that its rows see; later tiles are never read. Workgroups with the longest loops start first.
+// lib/attention_f32.wgsl has the loop, lib/attention_coop.wgsl the one on matrix units.
 
 const LOWEST: f32 = -3e38; // below every score; a difference of two never overflows to NaN
 
@@ -17,7 +17,7 @@ struct Params {
     capacity: u32, // S
     stride: u32, // vectors from one token of q to the next
     last_tile: u32, // tiles of rows, less one
-    slices: u32, // in f32 COLS / SLICE; a constant gets unrolled: 2.5 times the compile time at Dh 64 (lavapipe)
+    slices: u32, // COLS / SLICE, f32 only; a constant would unroll the loop: 2.5x the compile time at Dh 64 (lavapipe)
     scale: f32, // log2(e) / sqrt(Dh): the softmax is in powers of two
 }
 

@@ -1,14 +1,14 @@
-// Grouped-query attention of a few rows over the KV cache, with online softmax: lib/attend.wgsl.
+// Grouped-query attention of a few rows over the KV cache, with online softmax (lib/attend.wgsl).
 //   out[t,h,:] = sum_s softmax_s(q[t,h,:] . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= position_of(t), G = H / Hkv
-// A row is a token of one sequence or of a batch: see `position_of` and `slot`. One workgroup for each query head of
-// each row, so that a row's bits depend on no other row; cached keys past its place are not read.
-// One workgroup per query head rather than per group: H of them fill a device better than Hkv, and the
-// group's second to last readings of K and V hit the cache. Still H are few: SPLITS workgroups may share the
-// keys of each, if one head takes an SM longer than the launch of attention_merge.wgsl. By arithmetic, not yet
-// measured: 3 us a launch, and some 50 kB/us that one SM streams (twice its share of an H100), are 150 kB; a
-// split into n saves (n - 1) / n of the K and V of a head, 256 B a key at Dh 64 in f16: with n = 4 it pays from
-// about 800 keys on (400 at Dh 128), with n = 8 from 700; it never pays where T * H fills the device.
-// Measured with lavapipe only (software, 2 cores), H 20, Hkv 5, Dh 64, an f16 cache: 3.8 ms for 2048 keys.
+// A row is a token of one sequence or of a batch (`position_of`, `slot`). Each query head of each row has its own
+// workgroup, so a row's bits do not depend on other rows. Cached keys past the row's position are not read.
+// One workgroup per query head rather than per group: H workgroups fill a device better than Hkv, and after a
+// group's first read of K and V the others hit the cache. H is still few, so SPLITS workgroups may share the keys
+// of a head. That pays where a head keeps an SM busy for longer than the launch of attention_merge.wgsl takes. By
+// arithmetic, not yet measured: in a launch of 3 us one SM streams 150 kB (some 50 kB/us, twice its share of an
+// H100). A split into n saves (n - 1) / n of a head's K and V, 256 B a key at Dh 64 in f16. So n = 4 pays from
+// about 800 keys on (400 at Dh 128), n = 8 from 700, and neither where T * H fills the device.
+// Measured only on lavapipe (software, 2 cores), H 20, Hkv 5, Dh 64, an f16 cache: 3.8 ms for 2048 keys.
 
 override WG: u32 = 256;
 override COLS: u32 = 16; // Dh / 4
@@ -32,7 +32,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> position: array<u32>; // [1], of a batch [T, 2]
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4], or [T, H, SPLITS, Dh / 4 + 1]
 
-var<workgroup> scratch: array<f32, WG>; // of reduce_max
+var<workgroup> scratch: array<f32, WG>; // for reduce_max
 
 // Where the query and the keys of a head begin.
 struct View {

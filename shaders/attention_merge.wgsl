@@ -1,7 +1,7 @@
-// Puts together what workgroups found that shared the keys of a row and head: lib/attend.wgsl.
+// Merges the partial results of workgroups that shared the keys of a row and head (lib/attend.wgsl).
 //   out[t,h,:] = sum_i 2^(top_i - top) * sum_i[:] / sum_i 2^(top_i - top) * total_i,   top = max_i top_i
-// Part i is Dh sums, then (top_i, total_i, 0, 0); a part of no keys has the lowest top and zeros.
-// Each invocation makes one vector of the output. Bound by the launch.
+// Part i is Dh sums, then (top_i, total_i, 0, 0); a part without keys has the lowest top and zeros.
+// Each invocation computes one vector of the output. Bound by the launch.
 
 override WG: u32 = 64;
 override COLS: u32 = 16; // Dh / 4
@@ -31,7 +31,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var sum = vec4<f32>(0.0);
     for (var i = 0u; i < SPLITS; i++) {
         let part = first + i * (COLS + 1u);
-        // A part alone is the whole, bit for bit.
+        // Exactly 1 for the largest top, so that a single part keeps its bits.
         let own = parts[part + COLS].x;
         let weight = select(exp2(own - top), 1.0, own == top);
         total += weight * parts[part + COLS].y;

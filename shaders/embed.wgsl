@@ -1,7 +1,7 @@
-// Embedding lookup, dequantized on the way.
-//   out[t,:] = E[ids[t] - row0, :]   where ids[t] lies in row0 .. row0 + rows; other tokens are left alone
+// Embedding lookup with dequantization.
+//   out[t,:] = E[ids[t] - row0, :]   if row0 <= ids[t] < row0 + rows; rows of other tokens are not written
 // Invocation i copies a chunk of 16 columns of one token. A table split over several bindings takes one
-// dispatch for each part. Ids are device data, so the range check is also what keeps reads in bounds.
+// dispatch per part. Ids are device data, so the range check also keeps reads in bounds.
 
 override WG: u32 = 64;
 

@@ -1,8 +1,8 @@
 // Appends the keys and values of a step to the KV cache of a layer.
 //   k_cache[h, position_of(t), :] = qk[t, H + h, :];   v_cache[h, position_of(t), :] = qkv[t, H + Hkv + h, :]
-// Each invocation moves one vector of the keys and the same one of the values: neighbours write
-// neighbouring vectors of a cache row. A cache rounds here, once; an adapter without the f16
-// feature may round toward zero, as WGSL allows. Bound by the launch: qk_norm_rope saves it.
+// Each invocation moves one vector of the keys and the same one of the values: neighbours write neighbouring
+// vectors of a cache row. Values are rounded once, to the format of the cache; without the f16 feature an
+// adapter may round toward zero, as WGSL allows. Bound by the launch: qk_norm_rope saves it.
 
 override WG: u32 = 64;
 override COLS: u32 = 16; // Dh / 4

@@ -1,6 +1,6 @@
-// The last row of x and of y: out_x[:] = x[T - 1,:] and out_y[:] = y[T - 1,:], where no others are wanted any more.
-// Invocation i copies vector i of x's row, or behind those of y's: neighbours touch neighbouring vectors, so every
-// load and store is coalesced. Nothing is rounded. Both rows in one launch: what they take is a launch.
+// The last row of x and of y: out_x[:] = x[T - 1,:] and out_y[:] = y[T - 1,:], once no other row is needed.
+// Invocation i copies vector i of x's row or, past its end, one of y's, so loads and stores are coalesced.
+// Nothing is rounded. Both rows share a launch, because the launch is the whole cost.
 
 override WG: u32 = 64;
 

@@ -1,19 +1,19 @@
-// What a row of logits says of its target, and of the TOP likeliest tokens.
+// Log probabilities of a row's target token and of its TOP likeliest tokens.
 //   scores[r,0] = l[target] - max(l) - ln(sum(exp(l - max(l)))), at most 0;   scores[r,1..] the same of ids[r,:]
-// One workgroup per row; invocation i takes the vectors i, i + WG, ... of four logits, first to find its
-// likeliest one. TOP rounds over the workgroup each take the best of these, and whoever had it looks for its
-// next one: so nothing is sorted, and one invocation alone reads again what is in the cache. Then it sums.
-// Nothing of [R, V] has to be read back: 44 bytes a row in place of 125 KiB.
-// Numerics: logits are ordered as integers (lib/keys.wgsl), equal ones by the lower id. Sums in f32, four apart
-// in each invocation. Differences are taken of halves, so none overflows. A logit that is not finite gives
-// BROKEN and NONE for its row, and so do ranks beyond the vocabulary.
+// One workgroup per row. Invocation i handles vectors i, i + WG, ... of four logits and first finds its likeliest
+// token. Each of TOP rounds takes the best over the workgroup, and the invocation that had it searches for its
+// next one: nothing is sorted, and only one invocation reads again, from cache. Then all sum the exponentials.
+// 44 bytes per row are read back in place of 125 KiB of logits.
+// Numerics: logits are ordered as integers (lib/keys.wgsl), ties by the lower id. Each invocation sums four
+// lanes in f32. Differences are taken of halves, so none overflows. A row with a logit that is not finite gives
+// BROKEN and NONE, and so does a rank beyond the vocabulary.
 
 override WG: u32 = 256;
 
 const TOP = 5u; // as in engine/kernels/log_likelihood.rs
 const NONE = 0xffffffffu; // no token has this id
-const BROKEN = 1.0; // no logarithm of a probability
-const LOWEST = -1.6e38; // where half a difference is taken at least
+const BROKEN = 1.0; // never a log probability
+const LOWEST = -1.6e38; // lower bound of half a difference
 
 struct Params {
     vocabulary: u32, // V
@@ -25,12 +25,12 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> scores: array<f32>; // [R, 1 + TOP]
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>; // [R, TOP]
 
-var<workgroup> scratch: array<f32, WG>; // of reduce_add
+var<workgroup> scratch: array<f32, WG>; // for reduce_add
 var<workgroup> bests: array<vec2<u32>, WG>; // (key, id), the tree of a round
-var<workgroup> likeliest: array<vec2<u32>, TOP>; // (key, id), by invocation 0, for all
+var<workgroup> likeliest: array<vec2<u32>, TOP>; // (key, id); written by invocation 0, read by all
 var<workgroup> broken: atomic<u32>; // whether a logit is not finite
 
-// The likeliest token behind `last` among those of an invocation; NONE if there is none.
+// The likeliest of an invocation's tokens that ranks after `last`; NONE if there is none.
 fn best_behind(last: vec2<u32>, row: u32, index: u32) -> vec2<u32> {
     var best = vec2<u32>(0u, NONE);
     for (var i = index; i < (params.vocabulary + 3u) / 4u; i += WG) {
@@ -44,7 +44,7 @@ fn best_behind(last: vec2<u32>, row: u32, index: u32) -> vec2<u32> {
     return best;
 }
 
-// The best of all invocations, which all have to call.
+// The best of all invocations. Every invocation must call.
 fn best_of(own: vec2<u32>, index: u32) -> vec2<u32> {
     bests[index] = own;
     for (var stride = WG / 2u; stride > 0u; stride /= 2u) {

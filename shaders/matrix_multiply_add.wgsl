@@ -1,8 +1,8 @@
-// Multiply-adds on matrix units: the f16 operations per second of an adapter that has them.
+// Multiply-adds on matrix units: measures the f16 operations per second of an adapter that has them.
 //   acc = a b + acc, `rounds` times from 0;   out[g] = acc   for every workgroup g
-// A workgroup is one subgroup with a block of 32 x 32 sums, as 2 x 2 cooperative matrices of 16 x 16: two
-// tiles of a and two of b in registers feed four products that do not depend on each other, as in a matmul.
-// f16 operands, f32 sums. Needs the tier coop: 16x16x16 cooperative matrices and subgroups of at least 32.
+// A workgroup is one subgroup with a block of 32 x 32 sums, as 2 x 2 cooperative matrices of 16 x 16. Two tiles
+// of a and two of b in registers feed four independent products, as in a matmul.
+// f16 operands, f32 sums. Needs tier coop: 16x16x16 cooperative matrices and subgroups of at least 32.
 
 enable f16;
 enable wgpu_cooperative_matrix;
@@ -18,7 +18,7 @@ struct Params {
 
 @compute @workgroup_size(32)
 fn main(@builtin(workgroup_id) group: vec3<u32>) {
-    // The T of a load or a store is naga's word for row-major; without it matrices are column-major.
+    // coopLoadT and coopStoreT are row-major in naga; without the T matrices are column-major.
     let top = coopLoad<coop_mat16x16<f16, A>>(&a[0], 32u);
     let bottom = coopLoad<coop_mat16x16<f16, A>>(&a[16], 32u);
     let left = coopLoadT<coop_mat16x16<f16, B>>(&b[0], 32u);

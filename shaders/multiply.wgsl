@@ -1,8 +1,7 @@
 // Product of a window with factors: out[r,c] = a[r,c] * b[r, c / W] or a[r,c] * b[c % W]
-//   one factor for each run of W values, or one vector for all runs; a run is a row, or a head of one
-// Invocation i makes value i, so neighbours touch neighbouring values and loads and stores are coalesced.
-// One f32 rounding. A link of the chain that naive code makes of an RMSNorm: one launch and one round trip
-// for hardly any work, here to measure what rms_norm and qk_norm save.
+//   one factor per run of W values, or one vector for all runs; a run is a row, or a head of one
+// Invocation i computes value i, so loads and stores are coalesced. One f32 rounding. One of the steps of an
+// unfused RMSNorm, a launch and a round trip for hardly any work: it measures what rms_norm and qk_norm save.
 
 override WG: u32 = 64;
 override PER_RUN: bool = true; // one factor for each run

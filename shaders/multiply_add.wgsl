@@ -1,10 +1,10 @@
-// Register-tiled multiply-adds: the f32 operations per second of an adapter, the ceiling of every kernel that
-// is bound by arithmetic.
+// Register-tiled multiply-adds: measures the f32 operations per second of an adapter, the ceiling of every
+// compute-bound kernel.
 //   acc[i,j] = acc[i,j] * b[j] + a[i], `rounds` times from 0;   out = sum over i, j of acc[i,j]
-// An invocation holds a tile of 4 x 4 vectors, a[i] of its own and b[j] of all: 64 chains of multiply-adds
-// that do not depend on each other, enough to hide the latency of one, and as in a matmul two operands in
-// registers feed many. Each step needs the one before, so no compiler can shorten a chain; |b| < 1 keeps it
-// finite. Four rounds stand in a loop body, which leaves 3 instructions of the loop to 256 of the chains.
+// An invocation holds a tile of 4 x 4 vectors, from its own a[i] and the b[j] that all share: 64 independent
+// chains of multiply-adds, enough to hide their latency, and two operands in registers feed many, as in a matmul.
+// Each step needs the one before, so no compiler can shorten a chain; |b| < 1 keeps it finite. The loop body has
+// four rounds: 256 instructions of the chains to 3 of the loop.
 
 override WG: u32 = 256;
 
@@ -40,7 +40,7 @@ fn step16(t: Tile, a: mat4x4<f32>, b: vec4<f32>) -> Tile {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    let own = min(id.x, params.invocations - 1u); // past the end: repeats the last, stores nothing
+    let own = min(id.x, params.invocations - 1u); // past the end: repeats the last one, stores nothing
     let a = x[own];
     let b = y[0];
     var t = Tile();

@@ -1,9 +1,9 @@
 // RMSNorm of each query and key head over its own Dh values.
 //   out[t,h,:] = qkv[t,h,:] * weight * rsqrt(mean(qkv[t,h,:]^2) + eps),   h < H + Hkv
 //   weight = q_weight for h < H, else k_weight: one vector for all heads of a kind
-// LANES invocations share a head, each with two of its vectors, so a workgroup of 64 takes 8 heads of
-// Dh 64: a workgroup per head would leave most of it idle. Sum and scale in f32. The head stays in
-// registers between both passes, so qkv is read once.
+// LANES invocations share a head, two vectors each, so a workgroup of 64 handles 8 heads of Dh 64; with one
+// head per workgroup most invocations would idle. Sum and scale in f32. The head stays in registers between
+// both passes, so qkv is read once.
 
 override WG: u32 = 64;
 override LANES: u32 = 8; // Dh / 8
@@ -21,7 +21,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> k_weight: array<vec4<f32>>; // [Dh / 4]
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>; // [T, H + Hkv, Dh / 4]
 
-var<workgroup> scratch: array<f32, WG>; // of head_sum
+var<workgroup> scratch: array<f32, WG>; // for head_sum
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {

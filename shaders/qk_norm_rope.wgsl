@@ -3,11 +3,11 @@
 //   k_cache[h,position_of(t),:]     = rope(norm(qkv[t,H+h,:]) * k_weight),     h < Hkv
 //   v_cache[h,position_of(t),:]     = qkv[t,H+Hkv+h,:]
 //   norm(x) = x * rsqrt(mean(x^2) + eps);   rope as in rope.wgsl, row position_of(t) of `table`
-// LANES invocations share a head; each has vector `lane` of both halves, which is what rotate-half
-// pairs, so a head stays in registers from its only read to its only write. A workgroup of 64 takes 8
-// heads of Dh 64. f32 throughout; an f16 cache rounds once, an adapter without f16 maybe toward zero.
-// Saves two launches and the round trips of normalised and of turned heads. All 8 storage buffers of
-// WebGPU's default limits are in use.
+// LANES invocations share a head; each holds vector `lane` of both halves, the pair of rotate-half, so a head
+// stays in registers from its only read to its only write. A workgroup of 64 handles 8 heads of Dh 64.
+// f32 throughout; an f16 cache rounds once, maybe toward zero without the f16 feature.
+// Saves two launches and the round trips of normalised and of rotated heads. Uses all 8 storage buffers of
+// WebGPU's default limits.
 
 override WG: u32 = 64;
 override LANES: u32 = 8; // Dh / 8
@@ -33,7 +33,7 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> k_cache: array<Kv4>; // [slots, Hkv, S, STRIDE]
 @group(0) @binding(8) var<storage, read_write> v_cache: array<Kv4>; // [slots, Hkv, S, STRIDE]
 
-var<workgroup> scratch: array<f32, WG>; // of head_sum
+var<workgroup> scratch: array<f32, WG>; // for head_sum
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
@@ -59,7 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         high = high * cosine + low * sine;
         low = turned;
     }
-    let at = index / LANES * COLS + lane; // the place of the low vector among those of the workgroup
+    let at = index / LANES * COLS + lane; // index of the low vector in the workgroup
     kv_note(low, at);
     kv_note(high, at + LANES);
     workgroupBarrier();
@@ -82,7 +82,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         v_cache[words.x] = kv_word(low, at);
         v_cache[words.y] = kv_word(high, at + LANES);
     }
-    // Some lanes also have the scales of 16 vectors.
+    // Some lanes also store the scales of 16 vectors.
     if lane >= STRIDE - COLS {
         return;
     }

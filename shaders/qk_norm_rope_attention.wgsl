@@ -2,16 +2,16 @@
 //   query = rope(norm(qkv[t,h,:]) * q_weight)                          h < H
 //   k_cache[h,position_of(t),:] = rope(norm(qkv[t,H+h,:]) * k_weight);   v_cache[h,position_of(t),:] = qkv[t,H+Hkv+h,:]
 //   out[t,h,:] = sum_s softmax_s(query . k[h/G,s,:] / sqrt(Dh)) * v[h/G,s,:],   s <= position_of(t), G = H / Hkv
-// One workgroup for each query head of each row. Dispatches are ordered, workgroups are not: what this step
-// adds to the cache is not there yet. So each workgroup makes the keys and values of all rows that its row sees
-// (`seen`, at most 8) along with its query; one of a group appends the row's. No cached
-// row is both written and read here. What is made goes through workgroup memory as the cache's words: rounded
-// and widened again in registers, drivers may skip both (Mesa does).
-// LANES invocations prepare a head as in qk_norm.wgsl and rope.wgsl; then lib/attend.wgsl. In a chunk cached
-// keys come first, then this step's, each with its loop: in order, so that bits are the same as if all had
-// been cached, and without a branch around the loads of the first. SPLITS: see attention_decode.wgsl.
-// Saves a launch and the round trip of q against qk_norm_rope.wgsl, three launches against primitive kernels.
-// All 8 storage buffers of WebGPU's default limits are in use.
+// One workgroup per query head of each row. The workgroups of a dispatch are not ordered, so none can read from
+// the cache what another appends. Each therefore computes the keys and values of all rows that its row sees
+// (`seen`, at most 8) along with its query, and one workgroup per group appends the row's own. No cached row is
+// both written and read here. New keys and values go through workgroup memory in the cache's format: if they
+// were rounded and widened again in registers, a driver might skip both (Mesa does).
+// LANES invocations prepare a head as in qk_norm.wgsl and rope.wgsl; then lib/attend.wgsl. In a chunk, cached
+// keys come first, then this step's, each in its own loop: this order gives the same bits as if all had been
+// cached, and loads of cached keys need no branch. SPLITS: see attention_decode.wgsl.
+// Saves a launch and the round trip of q over qk_norm_rope.wgsl, three launches over primitive kernels.
+// Uses all 8 storage buffers of WebGPU's default limits.
 
 override WG: u32 = 256;
 override LANES: u32 = 8; // Dh / 8
@@ -19,7 +19,7 @@ override COLS: u32 = 16; // Dh / 4
 override STRIDE: u32 = 16; // Kv4s of a cached row
 override SPLITS: u32 = 1; // workgroups that share the keys of a row and head
 
-const FEW_TOKENS: u32 = 8; // of engine/kernels/mod.rs
+const FEW_TOKENS: u32 = 8; // as in engine/kernels/product/rows.rs
 
 struct Params {
     tokens: u32, // T
@@ -41,12 +41,12 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> v_cache: array<Kv4>; // [slots, Hkv, S, STRIDE]
 @group(0) @binding(8) var<storage, read_write> out: array<vec4<f32>>; // [T, H, Dh / 4], or [T, H, SPLITS, Dh / 4 + 1]
 
-var<workgroup> scratch: array<f32, WG>; // of head_sum and reduce_max
+var<workgroup> scratch: array<f32, WG>; // for head_sum and reduce_max
 var<workgroup> query: array<vec4<f32>, COLS>; // prepared by the first LANES; read by all
 var<workgroup> fresh_keys: array<Kv4, FEW_TOKENS * STRIDE>; // of the rows seen; read by all
 var<workgroup> fresh_values: array<Kv4, FEW_TOKENS * STRIDE>; // the same
 
-// What a workgroup looks at.
+// What a workgroup attends to.
 struct View {
     t: u32,
     head: u32,
@@ -60,16 +60,16 @@ fn packed(row: u32, head: u32) -> u32 {
     return (row * (params.query_heads + 2u * params.kv_heads) + head) * COLS;
 }
 
-// Where in a row the scales of vector c are; anywhere, if there are none.
+// Where the scales of vector c are in a row; any index if the format has none.
 fn scales_of(c: u32) -> u32 {
     return min(COLS + c / 16u, STRIDE - 1u);
 }
 
-// Takes the values of the rows seen.
+// Copies the values of the rows seen to `fresh_values`.
 fn take_values(view: View, index: u32) {
     let end = seen(view.t) * COLS;
     for (var first = 0u; first < end; first += WG) {
-        let i = min(first + index, end - 1u); // past the end: notes the last in a place of its own
+        let i = min(first + index, end - 1u); // past the end: the last one again, noted at its own index
         let row = view.t + 1u + i / COLS - seen(view.t);
         let c = i % COLS;
         let head = packed(row, params.query_heads + params.kv_heads + view.kv_head);
@@ -83,7 +83,7 @@ fn take_values(view: View, index: u32) {
                 fresh_values[fresh + COLS + c / 16u] = kv_scales(index);
             }
         }
-        workgroupBarrier(); // places are free again
+        workgroupBarrier(); // noted vectors may be overwritten
     }
 }
 
@@ -118,7 +118,7 @@ fn prepare(view: View, index: u32) {
         let sine = table[angle + LANES];
         let turned_low = low * cosine - high * sine;
         let turned_high = high * cosine + low * sine;
-        let at = index / LANES * COLS + lane; // the place of the low vector among those of the workgroup
+        let at = index / LANES * COLS + lane; // index of the low vector in the workgroup
         kv_note(turned_low, at);
         kv_note(turned_high, at + LANES);
         workgroupBarrier();
@@ -133,7 +133,7 @@ fn prepare(view: View, index: u32) {
                 fresh_keys[fresh + COLS + lane] = kv_scales(at - lane + 16u * lane);
             }
         }
-        workgroupBarrier(); // scratch is used up; in the end, all is there
+        workgroupBarrier(); // scratch is free again; after the last round, all heads are ready
     }
 }
 

@@ -1,6 +1,6 @@
 // RMSNorm: scales each row to unit root mean square, then each column by its weight.
 //   out[r,:] = x[t,:] * weight * rsqrt(mean(x[t,:]^2) + eps),   t = first_row + r
-// One workgroup per row r of out; invocation i takes the vectors i, i + WG, ... of the row.
+// One workgroup per row r of out; invocation i handles vectors i, i + WG, ... of the row.
 // Sum and scale in f32. The second read of x comes from cache: a row is at most 12 KiB.
 
 override WG: u32 = 64;
@@ -16,7 +16,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>; // [D / 4]
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>; // [R, D / 4]
 
-var<workgroup> scratch: array<f32, WG>; // of reduce_add
+var<workgroup> scratch: array<f32, WG>; // for reduce_add
 
 // Called by `main` of lib/reduce_*.wgsl.
 fn run(group: vec3<u32>, at: Invocation) {

@@ -2,10 +2,10 @@
 //   out[t,h,j]        = x[t,h,j] * cos - x[t,h,j+Dh/2] * sin
 //   out[t,h,j+Dh/2]   = x[t,h,j+Dh/2] * cos + x[t,h,j] * sin
 //   cos, sin of the angle position_of(t) * theta^(-2j/Dh), j < Dh/2, from row position_of(t) of `table`
-// Each invocation turns four pairs: a vector of either half, whatever head it is of.
-// Numerics: the table is made on the host in f64, since WGSL bounds the error of sin and cos only
-// within [-pi, pi] and angles reach thousands. It also spares 2 transcendentals per pair, and its row
-// is shared by all heads of a token, so it comes from cache.
+// Each invocation rotates four pairs: one vector of each half of a head.
+// Numerics: the host computes the table in f64, because WGSL bounds the error of sin and cos only within
+// [-pi, pi] and angles reach thousands. It also saves 2 transcendentals per pair; all heads of a token share
+// its row, so it comes from cache.
 
 override WG: u32 = 64;
 override LANES: u32 = 8; // Dh / 8
@@ -14,7 +14,7 @@ struct Params {
     tokens: u32, // T
     heads: u32,
     capacity: u32, // S
-    slots: u32, // 1: nothing here is cached
+    slots: u32, // 1: rope does not use the cache
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,8 +1,7 @@
 // Mean of each run of W values of a row: out[r,n] = sum(x[r, n*W .. (n+1)*W]) / W
 //   a run is a whole row of an activation, or a head of queries or keys
-// Workgroup (n, r) makes one mean; invocation i adds the values i, i + WG, ... of the run. Sum in f32.
-// A link of the chain that naive code makes of an RMSNorm: one launch and one round trip, here to measure
-// what rms_norm and qk_norm save.
+// Workgroup (n, r) computes one mean; invocation i adds values i, i + WG, ... of the run. Sum in f32. One of the
+// steps of an unfused RMSNorm, a launch and a round trip: it measures what rms_norm and qk_norm save.
 
 override WG: u32 = 64;
 
@@ -15,7 +14,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<f32>; // [R, N, W]
 @group(0) @binding(2) var<storage, read_write> out: array<f32>; // [R, N]
 
-var<workgroup> scratch: array<f32, WG>; // of reduce_add
+var<workgroup> scratch: array<f32, WG>; // for reduce_add
 
 // Called by `main` of lib/reduce_*.wgsl.
 fn run(group: vec3<u32>, at: Invocation) {

@@ -1,14 +1,14 @@
-// Sampling of a row of logits: repeat penalty, temperature, top-k, top-p, min-p, each on what the one before
-// left over, then a draw by weight in the order of the ids; at temperature 0 the largest penalised logit.
-// lib/token.wgsl says which rows choose, and where the token goes; lib/penalty.wgsl has the penalty.
-// One workgroup per row. Pass 1 applies the penalty, finds the maximum and leaves keys in `scratch`, integers
-// that order like the logits; invocation i takes the vectors i, i + WG, ... of four. Top-k and top-p sort
-// nothing: see lib/cut.wgsl. The draw sums runs of ids, one run per invocation, and walks one run.
-// Passes: 1, two each for top-k and top-p (more only if over 256 logits are nearly equal), and 1 to draw; the
-// keys spare the later ones the penalty, and weights are recomputed: one exp costs less than a load.
-// Numerics: weights exp((l - max) / T) are whole 2^-31ths, so that sums are exact in any order; those below
-// 2^-32 are never drawn. Halves are summed in two words, which holds for V <= 65536. Equal logits rank by
-// the lower id. A logit that is not finite gives NONE. Nothing here makes or compares an infinity.
+// Sampling of a row of logits: repeat penalty, temperature, top-k, top-p and min-p, each applied to what the one
+// before left, then a weighted draw in the order of the ids; at temperature 0 the largest penalised logit.
+// lib/token.wgsl defines which rows choose and where the token goes; lib/penalty.wgsl has the penalty.
+// One workgroup per row. Pass 1 applies the penalty, finds the maximum and writes keys to `scratch`, integers
+// that order like the logits; invocation i handles vectors i, i + WG, ... of four. Top-k and top-p do not sort:
+// see lib/cut.wgsl. For the draw each invocation sums a run of ids, and one of them walks its run.
+// Passes: 1, two each for top-k and top-p (more only if over 256 logits are nearly equal), and 1 to draw. The
+// keys save the later ones the penalty; weights are recomputed, because one exp costs less than a load.
+// Numerics: weights exp((l - max) / T) are multiples of 2^-31, so that sums are exact in any order; those below
+// 2^-32 are never drawn. Upper and lower halves are summed apart, which holds for V <= 65536. Ties go to the
+// lower id. A logit that is not finite gives NONE. No infinity is computed or compared here.
 
 override WG: u32 = 256;
 
@@ -20,15 +20,15 @@ struct Params {
     slots: u32, // of a batch
 }
 
-// What is uploaded for a generation: engine/kernels/draw.rs packs it.
+// The options of a generation, packed by engine/kernels/draw.rs.
 struct Options {
     inverse: f32, // 2 / T; 0 takes the likeliest
-    limit: f32, // 64 * T / 2: half the distance to the maximum beyond which no weight is left
+    limit: f32, // 64 * T / 2: half the distance to the maximum beyond which weights are 0
     top_k: u32, // 0 keeps all
     top_p: u32, // times 2^32; 0 keeps all
     reach: f32, // -ln(min_p), at most 64
     penalty: f32, // 1 changes nothing
-    window: u32, // 0 looks at all tokens
+    window: u32, // 0 is all tokens
     seed_lower: u32,
     seed_upper: u32,
     rest: array<u32, 7>,
@@ -40,20 +40,20 @@ struct Options {
 @group(0) @binding(3) var<storage, read_write> last_seen: array<u32>; // [V], 1 + index in the sequence, or 0; of a batch [slots, V]
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>; // [T]
 @group(0) @binding(5) var<storage, read_write> position: array<u32>; // [1], of a batch [R, 2]
-@group(0) @binding(6) var<storage, read_write> out: array<u32>; // [S + 1], the history; for every row the choices, [R]
+@group(0) @binding(6) var<storage, read_write> out: array<u32>; // [S + 1], the history; of drafts and batches [R]
 @group(0) @binding(7) var<storage, read_write> scratch: array<vec4<u32>>; // [R, V / 4 rounded up], keys
 
 var<workgroup> bests: array<vec2<u32>, WG>; // (key, index) in the tree of pass 1
-var<workgroup> best_of_all: vec2<u32>; // (key, index), by invocation 0
+var<workgroup> best_of_all: vec2<u32>; // (key, index), written by invocation 0
 var<workgroup> broken: atomic<u32>; // whether a logit is not finite
 var<workgroup> upper: array<atomic<u32>, BINS>; // sums of the upper halves of weights
 var<workgroup> lower: array<atomic<u32>, BINS>; // and of the lower halves
 var<workgroup> counts: array<atomic<u32>, BINS>;
 var<workgroup> groups: array<vec2<u32>, GROUPS>; // sums of bins
-var<workgroup> found: Found; // by invocation 0
+var<workgroup> found: Found; // written by invocation 0
 var<workgroup> listed: atomic<u32>; // candidates in `list`
 var<workgroup> list: array<vec3<u32>, BINS>; // (key, id, measure)
-var<workgroup> cut: vec2<u32>; // (key, id) of the last candidate that is kept, by its own invocation
+var<workgroup> cut: vec2<u32>; // (key, id) of the last candidate kept, written by the invocation that ranked it
 var<workgroup> chosen: u32;
 
 // The scale of a row's draw.
@@ -125,8 +125,7 @@ fn pick(index: u32, base: u32, last: vec2<u32>, scale: Scale, next: u32) -> u32 
     return workgroupUniformLoad(&chosen);
 }
 
-// Leaves the keys of a row in scratch and returns the best key and its index, or NONE where a logit is not
-// finite.
+// Writes the keys of a row to scratch. Returns the best key and its index, or NONE if a logit is not finite.
 fn prepare(index: u32, row: u32, base: u32, next: u32) -> vec2<u32> {
     let vectors = (params.vocabulary + 3u) / 4u;
     if index == 0u {

@@ -1,8 +1,8 @@
-// Stream copy: the bytes per second that an adapter can move at most, the memory ceiling of every kernel.
+// Stream copy: measures an adapter's memory bandwidth, the ceiling of every memory-bound kernel.
 //   out[i] = x[i]
-// A workgroup copies 4 WG neighbouring vectors; invocation i takes the vectors i, i + WG, i + 2 WG and
-// i + 3 WG of them: neighbours touch neighbouring vectors, and four loads are in flight before the first
-// store. Values are moved as bits, so NaN survives. Measured on buffers far larger than any cache.
+// A workgroup copies 4 WG neighbouring vectors; invocation i takes vectors i, i + WG, i + 2 WG and i + 3 WG of
+// them. So accesses are coalesced, and four loads are in flight before the first store. Values are copied as
+// bits, so NaN survives. Measured on buffers far larger than any cache.
 
 override WG: u32 = 256;
 

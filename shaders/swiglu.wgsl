@@ -2,7 +2,7 @@
 //   gate = x[t,f],   up = x[t,F+f]: both halves of one packed projection.
 // Workgroup (c, t) takes WG neighbouring vectors of row t, so no invocation divides by F.
 // Numerics: exp(-g) overflows f32 below g = -88, and WGSL bounds the error of a division only for
-// divisors up to 2^126, so the exponent stops at 87: silu(-87) is -1e-36, already 0 beside any sum.
+// divisors up to 2^126, so the exponent stops at 87: silu(-87) is -1e-36, negligible in any sum.
 // Bound by bandwidth: the packed row is read once.
 
 override WG: u32 = 64;

@@ -1,8 +1,8 @@
 // One elementary operation on every value of a window: out[r,c] = f(x[r,c])
 //   f(v) = v * v, v + constant or 1 / sqrt(v)
-// Invocation i makes value i of out, so neighbours touch neighbouring values and stores are coalesced. One
-// f32 rounding; rsqrt within 2 ULP. A link of the chain that naive code makes of an RMSNorm: one launch and
-// one round trip for hardly any work, here to measure what rms_norm and qk_norm save.
+// Invocation i computes value i of out, so stores are coalesced. One f32 rounding; rsqrt within 2 ULP. One of the
+// steps of an unfused RMSNorm, a launch and a round trip for hardly any work: it measures what rms_norm and
+// qk_norm save.
 
 override WG: u32 = 64;
 override OPERATION: u32 = 0; // 0: v * v, 1: v + constant, 2: 1 / sqrt(v)

@@ -1,19 +1,19 @@
 // Attention of one query head over keys begin..end by a workgroup, with online softmax in chunks of WG keys.
-// Every invocation must call; the first COLS get the result, each a vector of it. The kernel defines what
-// it looks at: `View`; `score_parts`, which leaves 4 partial scores of each key of a chunk in `parts`; and
-// `add_values`, which adds an invocation's share of the chunk's values by their `weights`.
-// 4 neighbouring invocations share a key and interleave its vectors, so that a load touches whole 32-byte
-// sectors and no head is staged; then each invocation owns the score of one key. For V, COLS neighbours load
-// a row together; each keeps one vector of the output for its share of the keys, and shares meet once, at
-// the end. A chunk costs 2 barriers and one maximum (reduce_max of the tier).
+// Every invocation must call; each of the first COLS gets one vector of the result. The kernel defines `View`,
+// which locates its data; `score_parts`, which writes 4 partial scores per key of a chunk to `parts`; and
+// `add_values`, which adds an invocation's share of the chunk's values, weighted by `weights`.
+// For scores, 4 neighbouring invocations share a key and interleave its vectors: a load touches whole 32-byte
+// sectors, and no head is staged. Then each invocation owns the score of one key. For V, COLS neighbours load a
+// row together; each sums one vector of the output over its share of the keys, and shares are added once, at the
+// end. A chunk costs 2 barriers and one maximum (reduce_max of the tier).
 // f32 throughout; the running maximum keeps every exponent <= 0.
-// SPLITS workgroups may share the keys of a row and head; attention_merge.wgsl then puts their parts together.
+// SPLITS workgroups may share the keys of a row and head; attention_merge.wgsl then merges their parts.
 
-const SPLIT_KEYS: u32 = 768; // of engine/kernels/mod.rs
+const SPLIT_KEYS: u32 = 768; // as in engine/kernels/cache.rs
 const LOWEST: f32 = -3e38; // below every score; a difference of two never overflows to NaN
 
-// The largest score, the sum of all weights relative to it, and the sum of values by weights; LOWEST and
-// zeros of no keys.
+// The largest score, the sum of all weights relative to it, and the weighted sum of values; LOWEST and zeros
+// without keys.
 struct Weighted {
     top: f32,
     total: f32,
@@ -22,7 +22,7 @@ struct Weighted {
 
 // [WG keys, 4] partial scores, read by the key's owner; then [4, WG / COLS, COLS] outputs, by the first COLS.
 var<workgroup> parts: array<f32, 4u * WG>;
-var<workgroup> weights: array<f32, WG>; // of the chunk's keys, by their owners, for all; then totals
+var<workgroup> weights: array<f32, WG>; // of the chunk's keys, written by their owners, read by all; then totals
 
 fn attend(view: View, begin: u32, end: u32, at: Invocation) -> Weighted {
     var mix = Weighted(LOWEST, 0.0, vec4<f32>(0.0));
@@ -41,7 +41,7 @@ fn attend(view: View, begin: u32, end: u32, at: Invocation) -> Weighted {
         workgroupBarrier();
         mix = add_values(view, first, count, Weighted(top, mix.total * decay, mix.sum * decay), at.index);
     }
-    workgroupBarrier(); // weights are used up
+    workgroupBarrier(); // all have read `weights`
     parts[at.index] = mix.sum.x;
     parts[at.index + WG] = mix.sum.y;
     parts[at.index + 2u * WG] = mix.sum.z;
@@ -57,8 +57,8 @@ fn attend(view: View, begin: u32, end: u32, at: Invocation) -> Weighted {
     return mix;
 }
 
-// The keys of a workgroup, begin and end: runs of one length, but that the last ones may be shorter or empty. Fewer
-// than SPLIT_KEYS stay in one run, so that it makes no difference to the bits whether there are others.
+// Begin and end of a workgroup's keys: runs of equal length, except that the last ones may be shorter or empty.
+// Fewer than SPLIT_KEYS keys stay in one run, so that SPLITS does not change their bits.
 fn share_of(keys: u32, split: u32) -> vec2<u32> {
     let length = select((keys + SPLITS - 1u) / SPLITS, keys, keys < SPLIT_KEYS);
     return min(vec2<u32>(split, split + 1u) * length, vec2<u32>(keys));

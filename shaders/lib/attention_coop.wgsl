@@ -1,41 +1,43 @@
-// The tiles of attention.wgsl on matrix units, for the tier coop and caches of f16 or q8_0: factors in f16, sums in f32.
-// A workgroup takes 16 rows and tiles of SPAN keys. Its subgroups share the blocks of 16 keys of S = Q K^T, then those
-// of 16 values of a head of the mix P V, whose keys PARTS subgroups share. So any size of subgroups is right, and 8 of
-// them have a block each. SHARERS invocations have a row: they weigh its scores, and keep its output in registers.
-// WGSL cannot touch what a matrix holds. So scores and mixes pass through workgroup memory, once each, and a tile's
-// mix is a sum of its own, added to the output behind the decay of the running maximum. Two passes over the keys, the
-// first for the maxima alone, would keep one sum in matrices, but pass the scores twice and load K twice.
-// A tile takes 4 barriers: K is staged; S stored; P stored, and V staged in the place of K; the mix stored in the place
-// of S. V is loaded two phases before it is staged, the next K one. At Dh 64 and 256 invocations that is 4 tiles of 128 keys
-// and 17 barriers for 512 keys, each 32 KiB of an f16 cache, 8 KiB of scores, 4 KiB of weights and twice 4 KiB of mix.
-// This needs up to 32 KiB of workgroup memory, which every Vulkan device with matrices of 16 x 16 has.
-// f16 has 11 bits and ends at 65504. A row of q whose largest value is beyond [LEAST, MOST] is staged times a power of
-// two, which is divided out of its scores. Weights are relative to 2^15 for the largest, so the smallest that f16
-// holds without loss is 2^-29 of it; a row is divided by the sum of what they were rounded to.
-// On an H200, T 512, H 12 to 20, Dh 64, an f16 cache: 26 us where lib/attention_f32.wgsl takes 79; 16 dispatches of the 270M.
+// The tile loop of attention.wgsl on matrix units, for tier coop and caches of f16 or q8_0: f16 factors, f32 sums.
+// A workgroup takes 16 rows and tiles of SPAN keys. Its subgroups divide the blocks of 16 keys of S = Q K^T, then those
+// of 16 values of the mix P V, where PARTS subgroups share the keys of a block. So any subgroup size is correct, and 8
+// subgroups have a block each. SHARERS invocations own a row: they weigh its scores and keep its output in registers.
+// WGSL cannot access the elements of a matrix. So scores and mixes pass through workgroup memory, once each, and a tile
+// has its own mix, added to the output after the decay of the running maximum. Two passes over the keys, the first for
+// the maxima alone, would keep one sum in matrices, but pass the scores twice and load K twice.
+// A tile takes 4 barriers: K is staged; S stored; P stored, and V staged over K; the mix stored over S. V is loaded two
+// phases before it is staged, the next K one. At Dh 64 and 256 invocations that is 4 tiles of 128 keys and 17 barriers
+// for 512 keys, each 32 KiB of an f16 cache, 8 KiB of scores, 4 KiB of weights and twice 4 KiB of mix.
+// Needs up to 32 KiB of workgroup memory, which every Vulkan device with matrices of 16 x 16 has.
+// f16 has 11 bits and ends at 65504. A row of q whose largest value is outside [LEAST, MOST] is staged times a power of
+// two, which is divided out of its scores. Weights are scaled so that the largest is 2^15; the smallest that f16 holds
+// without loss is then 2^-29 of it. A row is divided by the sum of its rounded weights.
+// On an H200, T 512, H 12 to 20, Dh 64, an f16 cache: 26 us, against 79 with lib/attention_f32.wgsl; 16 dispatches of
+// the 270M.
 
 enable f16;
 
 override INVOCATIONS: u32 = 256; // of a workgroup: 128 or 256
-override PARTS: u32 = 2; // INVOCATIONS / (8 * COLS), at least 1: subgroups of 32 for a block of the mix
+override PARTS: u32 = 2; // INVOCATIONS / (8 * COLS), at least 1: subgroups of 32 per block of the mix
 
 override SPAN: u32 = 8u * INVOCATIONS / COLS; // keys of a tile: each invocation stages 8 vectors of K, and of V
 override SHARERS: u32 = INVOCATIONS / 16u; // invocations of a row: 8 or 16
-override PITCH: u32 = COLS + 2u; // vectors from one staged row to the next: skewed by 16 bytes, as the others are
+override PITCH: u32 = COLS + 2u; // vectors from one staged row to the next, padded to skew the banks, as the others are
 override WEIGHTS_PITCH: u32 = SPAN / 4u + 2u;
 override SCORES_PITCH: u32 = SPAN / 4u + 2u;
 override MIX_PITCH: u32 = COLS + 1u;
 
 const MOST = 65504.0; // the largest f16
-const LEAST = 0x1p-10; // of a row's largest value: half a step below f16's normal range is 2^-15 of it
+const LEAST = 0x1p-10; // lower bound of a row's largest value: half a step below f16's normal range is 2^-15 of it
 const LARGEST = 15.0; // log2 of the largest weight
 
-// Each takes a multiple of 16 bytes, and rows of matrices begin at one: see tile_coop.wgsl. All write and all read.
+// Each takes a multiple of 16 bytes, and matrix rows begin at one: see product/tile_coop.wgsl. All invocations write
+// and read all of them.
 var<workgroup> cached: array<vec4<f16>, SPAN * PITCH>; // [SPAN, PITCH] of K, then of V
 var<workgroup> weights: array<vec4<f16>, 16u * max(WEIGHTS_PITCH, PITCH)>; // Q once, [16, PITCH]; then P
 var<workgroup> sums: array<vec4<f32>, 16u * max(SCORES_PITCH, PARTS * MIX_PITCH)>; // S; then [PARTS, 16, MIX_PITCH]
 
-// A subgroup, as far as the tile goes.
+// The index of a subgroup, and how many there are.
 struct Team {
     number: u32,
     count: u32,
@@ -53,7 +55,7 @@ fn query_at(at: u32) -> Query {
     return Query(load_query(at), load_query(at + 4u), load_query(at + 8u), load_query(at + 12u));
 }
 
-// Adds the products of 64 values of the 16 keys from `at`.
+// Adds the products with 64 values of the 16 keys from `at` on.
 fn add_scores(query: Query, at: u32, scores: MatrixSum) -> MatrixSum {
     var sum = multiply_add(query.a, load_keys(at), scores);
     sum = multiply_add(query.b, load_keys(at + 4u), sum);
@@ -65,7 +67,7 @@ fn largest(values: vec4<f32>) -> f32 {
     return max(max(values.x, values.y), max(values.z, values.w));
 }
 
-// The power of two that brings a row whose largest value is `top` to 2^13.
+// The power of two that brings a row's largest value `top` to 2^13; 1 if the row fits f16.
 fn factor_of(top: f32) -> f32 {
     if top == 0.0 || (top >= LEAST && top <= MOST) {
         return 1.0;
@@ -79,18 +81,18 @@ fn staged(i: u32, n: u32) -> u32 {
     return (i + n * INVOCATIONS) / COLS * PITCH + (i + n * INVOCATIONS) % COLS;
 }
 
-// The key whose vector that is; past the end the last one, which has no weight there.
+// The key of that vector; past the end the last key, whose weight there is 0.
 fn key_of(first_key: u32, key_count: u32, i: u32, n: u32) -> u32 {
     return min(first_key + (i + n * INVOCATIONS) / COLS, key_count - 1u);
 }
 
-// Four scores of a row in powers of two, LOWEST where it does not see the key.
+// Four scores of a row as exponents of two, LOWEST where the row does not see the key.
 fn scores_at(at: u32, key: u32, last_key: u32, scale: f32) -> vec4<f32> {
     let keys = vec4<u32>(key) + vec4<u32>(0u, 1u, 2u, 3u);
     return select(vec4<f32>(LOWEST), sums[at] * scale, keys <= vec4<u32>(last_key));
 }
 
-// naga calls a loop over the blocks of a subgroup divergent: it is, but between subgroups alone.
+// naga reports the loop over a subgroup's blocks as divergent. It diverges only between subgroups.
 @diagnostic(off, derivative_uniformity)
 @compute @workgroup_size(INVOCATIONS)
 fn main(
@@ -128,7 +130,7 @@ fn main(
     }
     workgroupBarrier();
     let query = query_at(0u);
-    let query_high = query_at(COLS - 16u); // at Dh 64 the same again, without use
+    let query_high = query_at(COLS - 16u); // at Dh 64 a second copy, unused
 
     var top = LOWEST;
     var total = 0.0;
@@ -150,7 +152,7 @@ fn main(
             store_scores(scores, block * 4u);
         }
         workgroupBarrier();
-        // Blocks past the last one hold anything: no row sees their keys.
+        // Blocks past the last one hold stale values, but no row sees their keys.
         var new_top = top;
         for (var c = lane; c < SPAN / 4u; c += SHARERS) {
             let scores = scores_at(mine * SCORES_PITCH + c, first_key + 4u * c, last_key, scale);

@@ -1,12 +1,12 @@
-// The tiles of attention.wgsl in f32; attention_coop.wgsl has the same on matrix units.
+// The tile loop of attention.wgsl in f32; attention_coop.wgsl has the one on matrix units.
 // A workgroup takes ROWS rows and tiles of KEYS keys. Invocation (c, b) scores keys c and c + COLS for the 4 rows of
-// block b, then owns vector c of their output. K is staged in slices of SLICE vectors, decoded once, in padded rows
-// free of bank conflicts; a load of q serves 2 dot products and one of k 4. V needs no staging: its loads are
-// coalesced as is. ROWS, KEYS and COLS balance so that an invocation holds 8 scores at any Dh, in at most 16 KiB.
-// Fewer rows load keys for fewer, but leave memory for more workgroups; a longer slice saves 2 barriers.
+// block b, then owns vector c of their output. K is staged in slices of SLICE vectors, decoded once, in rows padded
+// against bank conflicts; a load of q serves 2 dot products, one of k serves 4. V is not staged: its loads are
+// coalesced anyway. ROWS, KEYS and COLS are balanced so that an invocation holds 8 scores at any Dh, in at most 16 KiB.
+// With fewer ROWS a load of keys serves fewer, but more workgroups fit in memory; a longer SLICE saves 2 barriers.
 // The running maximum keeps every exponent <= 0. Maxima are read from workgroup memory, one barrier for all 4 rows;
 // subgroup reductions would serve one row at a time.
-// Measured with lavapipe only (software, 2 cores): 8.8 ms for T 128, H 20, Hkv 5, Dh 64, an f16 cache.
+// Measured only on lavapipe (software, 2 cores): 8.8 ms for T 128, H 20, Hkv 5, Dh 64, an f16 cache.
 
 override WG: u32 = 64; // invocations: 32 or 64
 override SLICE: u32 = 8; // vectors of a key staged at a time: 8, or 16 at Dh 64
@@ -15,8 +15,8 @@ override KEYS: u32 = 32; // 2 * COLS
 
 var<workgroup> queries: array<vec4<f32>, COLS * ROWS>; // [COLS, ROWS], scaled; written once
 var<workgroup> keys: array<vec4<f32>, KEYS * (SLICE + 1u)>; // [KEYS, SLICE + 1]; all write, all read
-var<workgroup> tops: array<vec4<f32>, WG>; // [ROWS / 4, COLS]; each its own, read by its block
-var<workgroup> weights: array<vec4<f32>, ROWS / 4u * KEYS>; // [ROWS / 4, KEYS] of 4 rows; as tops
+var<workgroup> tops: array<vec4<f32>, WG>; // [ROWS / 4, COLS]; each invocation writes its own, its block reads
+var<workgroup> weights: array<vec4<f32>, ROWS / 4u * KEYS>; // [ROWS / 4, KEYS] of 4 rows; written and read as tops
 
 // Scores of 4 rows where they see the key, else LOWEST.
 fn masked(scores: vec4<f32>, key: u32, last_keys: vec4<u32>) -> vec4<f32> {
@@ -53,7 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var low = vec4<f32>(0.0);
         var high = vec4<f32>(0.0);
         for (var slice = 0u; slice < params.slices; slice++) {
-            workgroupBarrier(); // the slice before is used up
+            workgroupBarrier(); // all have read the slice before
             for (var i = index; i < KEYS * SLICE; i += WG) {
                 let key = min(first_key + i / SLICE, key_count - 1u);
                 keys[i / SLICE * (SLICE + 1u) + i % SLICE] =
@@ -80,7 +80,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < COLS; i++) {
             new_top = max(new_top, tops[block * COLS + i]);
         }
-        // The first tile holds key 0, which every row sees: from then on masked scores are 0 here.
+        // Every row sees key 0, in the first tile. So new_top is a real score, and masked weights are 0.
         weights[block * KEYS + c] = exp2(low - new_top);
         weights[block * KEYS + c + COLS] = exp2(high - new_top);
         let decay = exp2(top - new_top);

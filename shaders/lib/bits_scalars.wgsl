@@ -1,5 +1,5 @@
-// Four neighbouring logits of a row, NaN past its end, for a V that is no multiple of 4: rows then begin
-// anywhere, so a vector could not be loaded whole. bits_vectors.wgsl defines the same names.
+// Four neighbouring logits of a row, NaN past its end, for a V that is no multiple of 4: rows are then not
+// aligned to vectors. bits_vectors.wgsl defines the same names.
 
 alias Bits = u32;
 

@@ -1,8 +1,7 @@
-// A block of 32 tokens x 32 rows for product/tile_coop.wgsl, as 2 x 2 matrices of 16 x 16: for 16 columns two of x
-// and two of the weight are loaded for four products that do not depend on each other. block_8.wgsl defines the
-// same names.
+// A block of 32 tokens x 32 rows for product/tile_coop.wgsl, as 2 x 2 matrices of 16 x 16. Per 16 columns, two
+// matrices of x and two of the weight are loaded for four independent products. block_8.wgsl defines the same names.
 
-// 16 tokens.
+// The sums of 16 tokens.
 struct Band {
     a: MatrixSum,
     b: MatrixSum,
@@ -17,7 +16,7 @@ fn band_add(band: Band, x: MatrixX, a: MatrixW, b: MatrixW) -> Band {
     return Band(multiply_add(x, a, band.a), multiply_add(x, b, band.b));
 }
 
-// Adds the products of STEP staged columns, of the tokens from x_at and the rows from w_at.
+// Adds the products over STEP staged columns of the tokens from x_at and the rows from w_at on.
 fn block_add(block: Block, x_at: u32, w_at: u32) -> Block {
     var sum = block;
     for (var k = 0u; k < STEP; k += 16u) {

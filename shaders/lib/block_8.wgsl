@@ -1,8 +1,7 @@
-// A block of 32 tokens x 32 rows for product/tile_coop.wgsl, as 4 x 4 matrices of 8 x 8: for 8 columns four of x and four
-// of the weight are loaded for sixteen products that do not depend on each other. block_16.wgsl defines the same
-// names.
+// A block of 32 tokens x 32 rows for product/tile_coop.wgsl, as 4 x 4 matrices of 8 x 8. Per 8 columns, four matrices
+// of x and four of the weight are loaded for sixteen independent products. block_16.wgsl defines the same names.
 
-// 8 tokens.
+// The sums of 8 tokens.
 struct Band {
     a: MatrixSum,
     b: MatrixSum,
@@ -34,7 +33,7 @@ fn band_add(band: Band, x: MatrixX, w: Weights) -> Band {
     );
 }
 
-// Adds the products of STEP staged columns, of the tokens from x_at and the rows from w_at.
+// Adds the products over STEP staged columns of the tokens from x_at and the rows from w_at on.
 fn block_add(block: Block, x_at: u32, w_at: u32) -> Block {
     var sum = block;
     for (var k = 0u; k < STEP; k += 8u) {

@@ -1,12 +1,12 @@
 // Matrices of 16 x 16 for lib/block_16.wgsl: wgpu's cooperative matrices, f16 factors and f32 sums, as Vulkan has them.
-// The T of a load or a store is naga's word for row-major (RowMajorKHR in SPIR-V): the element of row r and column c
-// at `r * stride + c`. Without it matrices are column-major, at `c * stride + r`. coop_8.wgsl has the same names.
-// They are the only text that names cooperative matrices: tests/emulate/coop.wgsl takes their place in tests.
-// Vectors are staged whole, in a quarter of the stores: strides and places are counted in them.
+// The T of coopLoadT and coopStoreT is naga's word for row-major (RowMajorKHR in SPIR-V): the element of row r and
+// column c is at `r * stride + c`. Without it matrices are column-major, at `c * stride + r`. coop_8.wgsl defines the
+// same names. Tests replace this file, which alone names the matrices of products, by tests/emulate/coop.wgsl.
+// Vectors are staged whole, in a quarter of the stores, so strides and offsets count vectors.
 
 enable wgpu_cooperative_matrix;
 
-// Both are written by all and read by all.
+// All invocations write and read both.
 var<workgroup> x_tile: array<vec4<f16>, TOKENS * PITCH / 4u>; // [TOKENS, PITCH]
 var<workgroup> w_tile: array<vec4<f16>, ROWS * PITCH / 4u>; // [ROWS, PITCH]
 

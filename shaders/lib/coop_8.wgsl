@@ -1,11 +1,11 @@
 // Matrices of 8 x 8 for lib/block_8.wgsl: wgpu's cooperative matrices, f16 factors and f32 sums, as Metal has them.
-// The T of a load or a store is naga's word for row-major (in MSL, a simdgroup_load that does not transpose): the
-// element of row r and column c at `r * stride + c`. Without it matrices are column-major, at `c * stride + r`.
-// coop_16.wgsl has the same names.
+// The T of coopLoadT and coopStoreT is naga's word for row-major (in MSL, a simdgroup_load that does not transpose):
+// the element of row r and column c is at `r * stride + c`. Without it matrices are column-major, at `c * stride + r`.
+// coop_16.wgsl defines the same names.
 
 enable wgpu_cooperative_matrix;
 
-// Both are written by all and read by all. MSL loads matrices from scalars.
+// All invocations write and read both. MSL loads matrices from scalars.
 var<workgroup> x_tile: array<f16, TOKENS * PITCH>; // [TOKENS, PITCH]
 var<workgroup> w_tile: array<f16, ROWS * PITCH>; // [ROWS, PITCH]
 

@@ -1,6 +1,6 @@
-// Matrices of 16 x 16 for lib/attention_coop.wgsl, and what a subgroup does across its invocations; coop_16.wgsl says
-// what a T is. Tiles are arrays of vectors, so strides count vectors.
-// They are the only text that names cooperative matrices: tests/emulate/coop_attention.wgsl takes their place in tests.
+// Matrices of 16 x 16 for lib/attention_coop.wgsl, and the operations of a subgroup across its invocations.
+// coop_16.wgsl explains the T of a load or a store. Tiles are arrays of vectors, so strides count vectors.
+// Tests replace this file, which alone names the matrices of attention, by tests/emulate/coop_attention.wgsl.
 
 enable wgpu_cooperative_matrix;
 
@@ -42,7 +42,7 @@ fn store_mix(sum: MatrixSum, at: u32) {
     coopStoreT(sum, &sums[at], MIX_PITCH);
 }
 
-// The largest value of the invocations of a row: SHARERS neighbours, 8 or 16, of a subgroup of 32 or more.
+// The largest value over the invocations of a row: SHARERS neighbours, 8 or 16, in a subgroup of 32 or more.
 fn row_max(value: f32, i: u32) -> f32 {
     var top = value;
     for (var step = 1u; step < SHARERS; step *= 2u) {
@@ -51,7 +51,7 @@ fn row_max(value: f32, i: u32) -> f32 {
     return top;
 }
 
-// The sum of theirs.
+// The sum over the invocations of a row.
 fn row_add(value: f32, i: u32) -> f32 {
     var sum = value;
     for (var step = 1u; step < SHARERS; step *= 2u) {

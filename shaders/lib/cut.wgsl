@@ -1,12 +1,12 @@
-// Where the likeliest candidates of a row are cut off without sorting them: a histogram over the distance to the
-// maximum finds the bin in which the sum of counts or weights reaches its goal, more of them over the digits of
-// keys and ids narrow it to 256 candidates if need be, and those are ranked against each other.
-// The including kernel declares the bindings and the workgroup memory, and says what the scale of a row and a weight are.
+// Cuts a row off after its likeliest candidates without sorting. A histogram over the distance to the maximum
+// finds the bin in which the running sum of counts or weights reaches its goal. If the bin holds over 256
+// candidates, histograms over the digits of keys and ids narrow it down; the remaining ones are compared pairwise.
+// The including kernel declares bindings and workgroup memory, and defines `Scale`, `distance_to` and `weight`.
 
 const BINS = 256u;
 const GROUPS = 16u; // of 16 bins each
 
-// What the sum runs over, and the goal that it has to reach.
+// What is summed, and its goal.
 const COUNT = 0u; // candidates: top_k
 const SHARE = 1u; // weights: top_p of their total
 const DRAW = 2u; // weights: more than a random share of their total
@@ -17,7 +17,7 @@ struct Found {
     goal: vec2<u32>, // what is left of the goal within it
 }
 
-// The candidates that all digits so far lead to.
+// The digits found so far, under masks; candidates on the path have all of them.
 struct Path {
     bucket_mask: u32,
     bucket: u32,
@@ -31,8 +31,8 @@ fn kept(last: vec2<u32>, key: u32, id: u32) -> bool {
     return key > last.x || (key == last.x && id <= last.y);
 }
 
-// Which bin of a level a candidate falls in, the likeliest first: of the distance, of each byte of the key,
-// then of the upper byte of the id.
+// The bin of a candidate at a level, the likeliest first: by distance, by each byte of the key, then by the
+// upper byte of the id.
 fn digit(level: u32, bucket: u32, key: u32, id: u32) -> u32 {
     if level == 0u {
         return bucket;
@@ -43,7 +43,7 @@ fn digit(level: u32, bucket: u32, key: u32, id: u32) -> u32 {
     return (~key >> (32u - 8u * level)) & 255u;
 }
 
-// The path that goes on through a bin.
+// The path extended by a bin.
 fn narrowed(path: Path, level: u32, bin: u32) -> Path {
     var next = path;
     if level == 0u {
@@ -59,7 +59,7 @@ fn narrowed(path: Path, level: u32, bin: u32) -> Path {
     return next;
 }
 
-// What a candidate adds to the sum, and its bucket; nothing if it is cut off or the path passes it by.
+// What a candidate adds to the sum, and its bucket; zeros if it is cut off or not on the path.
 fn measured(path: Path, last: vec2<u32>, measure: u32, scale: Scale, key: u32, id: u32) -> vec2<u32> {
     if key < last.x || (key == last.x && id > last.y) {
         return vec2<u32>(0u);
@@ -108,7 +108,7 @@ fn bin_sum(bin: u32, measure: u32) -> vec2<u32> {
     return wide_add(vec2<u32>(halves >> 16u, halves << 16u), vec2<u32>(0u, atomicLoad(&lower[bin])));
 }
 
-// What a sum over `total` has to reach.
+// The goal of a sum whose total is `total`.
 fn goal_of(measure: u32, total: vec2<u32>, draw: u32, table: u32) -> vec2<u32> {
     if measure == COUNT {
         return vec2<u32>(0u, options[table].top_k);
@@ -119,8 +119,8 @@ fn goal_of(measure: u32, total: vec2<u32>, draw: u32, table: u32) -> vec2<u32> {
     return wide_add(wide_share(total, draw, false), vec2<u32>(0u, 1u));
 }
 
-// The bin in which the sum reaches its goal: the one of `measure` at first, then what is left of it. Every
-// invocation must call, and gets the result, when bins are written.
+// The bin in which the sum reaches its goal: that of `measure` the first time, then what is left of it. Every
+// invocation must call, once it has written its bins, and gets the result.
 fn find(index: u32, first: bool, measure: u32, draw: u32, table: u32) -> Found {
     workgroupBarrier();
     if index < GROUPS {
@@ -168,7 +168,7 @@ fn clear_bins(index: u32) {
     workgroupBarrier();
 }
 
-// Returns the last candidate, down from the likeliest, that the goal of a measure needs; `last` if all are.
+// Returns the last candidate, from the likeliest down, that the goal of a measure needs; `last` if it needs all.
 fn cut_off(index: u32, base: u32, last: vec2<u32>, measure: u32, scale: Scale) -> vec2<u32> {
     let vectors = (params.vocabulary + 3u) / 4u;
     var path = Path(0u, 0u, 0u, 0u, 0u, 0u);
@@ -209,7 +209,7 @@ fn cut_off(index: u32, base: u32, last: vec2<u32>, measure: u32, scale: Scale) -
     return workgroupUniformLoad(&cut);
 }
 
-// Sums for each listed candidate those that are likelier, and cuts behind the one that reaches the goal.
+// For each listed candidate, sums those that are likelier; cuts after the one that reaches the goal.
 fn rank(index: u32, goal: vec2<u32>) {
     let size = min(atomicLoad(&listed), BINS);
     for (var i = index; i < size; i += WG) {

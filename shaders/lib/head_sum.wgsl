@@ -1,6 +1,6 @@
-// Sum over the LANES invocations that share a head; WG is a multiple of LANES. Every invocation must
-// call, once: `scratch` is not free again on return. One barrier and LANES broadcast reads; a head's
-// lanes are at most 16, but no subgroup is sure to hold 16, so every tier does it this way.
+// Sum over the LANES invocations that share a head; WG is a multiple of LANES. Every invocation must call, with
+// a barrier before the next call: `scratch` is not free on return. One barrier and LANES broadcast reads. A head
+// has at most 16 lanes, but a subgroup may be smaller, so every tier does it this way.
 
 fn head_sum(value: f32, index: u32) -> f32 {
     scratch[index] = value;

@@ -1,4 +1,4 @@
-// Logits as integers: exact to compare, whatever a driver makes of NaN and zeros in f32 compares.
+// Logits as integers, which compare exactly, whatever a driver does with NaN and zeros in f32 compares.
 
 // Integers that order like the floats: 0 for NaN, equal for both zeros.
 fn keys(bits: vec4<u32>) -> vec4<u32> {

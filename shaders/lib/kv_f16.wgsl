@@ -1,5 +1,5 @@
 // Four values of an f16 KV cache without the f16 feature. The other kv_*.wgsl define the same names;
-// kv_q8_0.wgsl says what they are for.
+// kv_q8_0.wgsl documents them.
 
 alias Kv4 = vec2<u32>;
 
@@ -19,7 +19,7 @@ fn v_load(row: u32, c: u32) -> vec4<f32> {
     return kv_load(v_cache[row + c], Kv4(), c);
 }
 
-// Nothing is scaled.
+// f16 has no scales.
 fn kv_note(values: vec4<f32>, at: u32) {}
 
 fn kv_scales(at: u32) -> Kv4 {

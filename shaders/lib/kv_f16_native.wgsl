@@ -1,7 +1,6 @@
-// Four values of an f16 KV cache with the f16 feature, which rounds to nearest even where
-// pack2x16float may round toward zero. Words are loaded as without it: native f16 loads are half as wide
-// and took 10 % longer in decode attention (llvmpipe, Mesa 25). kv_q8_0.wgsl says
-// what the names are for.
+// Four values of an f16 KV cache with the f16 feature, which rounds to nearest even where pack2x16float may
+// round toward zero. Loads are those of kv_f16.wgsl: native f16 loads are half as wide and took 10 % longer in
+// decode attention (llvmpipe, Mesa 25). kv_q8_0.wgsl documents the names.
 
 enable f16;
 
@@ -24,7 +23,7 @@ fn v_load(row: u32, c: u32) -> vec4<f32> {
     return kv_load(v_cache[row + c], Kv4(), c);
 }
 
-// Nothing is scaled.
+// f16 has no scales.
 fn kv_note(values: vec4<f32>, at: u32) {}
 
 fn kv_scales(at: u32) -> Kv4 {

@@ -1,4 +1,4 @@
-// Four values of an f32 KV cache. kv_q8_0.wgsl says what the names are for.
+// Four values of an f32 KV cache. kv_q8_0.wgsl documents the names.
 
 alias Kv4 = vec4<f32>;
 
@@ -18,7 +18,7 @@ fn v_load(row: u32, c: u32) -> vec4<f32> {
     return kv_load(v_cache[row + c], Kv4(), c);
 }
 
-// Nothing is scaled.
+// f32 has no scales.
 fn kv_note(values: vec4<f32>, at: u32) {}
 
 fn kv_scales(at: u32) -> Kv4 {

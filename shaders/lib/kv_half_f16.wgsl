@@ -1,4 +1,4 @@
-// Four values of an f16 KV cache as matrix units take them; kv_half_q8_0.wgsl defines the same names.
+// Four values of an f16 KV cache for matrix units; kv_half_q8_0.wgsl defines the same names.
 
 enable f16;
 

@@ -1,5 +1,5 @@
-// Four values of a q8_0 KV cache as matrix units take them: rounded to f16 and held within it. kv_q8_0.wgsl says how
-// a row lies in the cache; kv_half_f16.wgsl defines the same names.
+// Four values of a q8_0 KV cache for matrix units: rounded and clamped to f16. kv_q8_0.wgsl documents the layout
+// of a row; kv_half_f16.wgsl defines the same names.
 
 enable f16;
 

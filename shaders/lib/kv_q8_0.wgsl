@@ -1,14 +1,14 @@
-// Four values of a q8_0 KV cache: a row is COLS words of integers, then words of two f16 scales, one scale for
-// each 32 values (engine/quant/q8_0_rows.rs), STRIDE words in all. What a key needs is contiguous; neighbours
-// load neighbouring words, and their scale from one address. kv_f16.wgsl, kv_f16_native.wgsl and kv_f32.wgsl
-// define the same names, with rows of COLS `Kv4`s and nothing to scale.
-// To store a row: each invocation notes its vectors in places of their own, in order from a multiple of COLS on;
-// after a barrier `kv_word` makes the word of a place, and `kv_scales` the scales of 16 places from one on.
-// Rounded as ggml does, but that halves go to even; the scale to f16, maybe toward zero.
+// Four values of a q8_0 KV cache. A row is COLS words of integers, then words of two f16 scales, one scale per 32
+// values (engine/quant/q8_0_rows.rs): STRIDE words in all. A key is contiguous; neighbours load neighbouring words,
+// and their scale from one address. kv_f16.wgsl, kv_f16_native.wgsl and kv_f32.wgsl define the same names, with
+// rows of COLS `Kv4`s and no scales.
+// To store a row, each invocation notes its vectors (`kv_note`) at indices of its own, in order from a multiple of
+// COLS on. After a barrier `kv_word` returns the word of an index, `kv_scales` the scales of 16 indices.
+// Rounds as ggml does, except that halves go to even; the scale is rounded to f16, maybe toward zero.
 
 alias Kv4 = u32;
 
-var<workgroup> magnitudes: array<f32, 2u * WG>; // largest magnitude of each place
+var<workgroup> magnitudes: array<f32, 2u * WG>; // the largest of each vector noted
 
 fn kv_load(word: Kv4, scales: Kv4, c: u32) -> vec4<f32> {
     let pair = unpack2x16float(scales);
@@ -28,7 +28,7 @@ fn kv_note(values: vec4<f32>, at: u32) {
     magnitudes[at] = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w));
 }
 
-// The scale of the block that begins at a place.
+// The scale of the block that begins at index `first`.
 fn scale_of(first: u32) -> f32 {
     var top = 0.0;
     for (var i = 0u; i < 8u; i++) {
@@ -44,6 +44,6 @@ fn kv_word(values: vec4<f32>, at: u32) -> Kv4 {
 }
 
 fn kv_scales(at: u32) -> Kv4 {
-    // A row of one block leaves the other half unused.
+    // With one block per row the other half is unused.
     return pack2x16float(vec2<f32>(scale_of(at), select(0.0, scale_of(min(at + 8u, 2u * WG - 8u)), COLS > 8u)));
 }

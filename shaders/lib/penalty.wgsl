@@ -1,7 +1,7 @@
-// The repeat penalty of sample.wgsl: which tokens occurred before in a row's sequence, and what that takes from their
-// logits. sample.wgsl has the bindings.
+// The repeat penalty of sample.wgsl: which tokens occurred before in a row's sequence, and what they lose for it.
+// sample.wgsl has the bindings.
 
-const MOST = 3.4e38; // where a penalty takes a logit at most
+const MOST = 3.4e38; // limit of a penalised logit
 
 // The options of a row.
 fn table_of(row: u32) -> u32 {
@@ -16,7 +16,7 @@ fn seen_from(row: u32) -> u32 {
     return 0u;
 }
 
-// Which of four ids are among the tokens up to the row's, within the window: `last_seen` does not know drafted ones.
+// Which of four ids are among the tokens up to the row's, within the window: `last_seen` has no draft tokens.
 fn drafted(lanes: vec4<u32>, row: u32, window: u32) -> vec4<bool> {
     var found = vec4<bool>(false);
     if MODE == DRAFTED {
@@ -37,7 +37,7 @@ fn occurred(first: u32, row: u32, next: u32) -> vec4<bool> {
     return (seen > vec4<u32>(next - window)) | drafted(lanes, row, window);
 }
 
-// Notes that a row chose a token; that of a drafted row may yet be refused.
+// Records the token that a row chose. That of a draft row may still be rejected.
 fn note(row: u32, id: u32, next: u32) {
     if MODE != DRAFTED && id < params.vocabulary {
         last_seen[seen_from(row) + id] = next + 1u;

@@ -1,4 +1,4 @@
-// Where the rows of a batch stand in the KV cache: each in a sequence of its own, at (position, slot) of
+// Positions of the rows of a batch in the KV cache: each row is of another sequence, at its (position, slot) in
 // `position`, clamped to the cache. position_sequence.wgsl defines the same names.
 
 fn position_of(t: u32) -> u32 {

@@ -1,5 +1,5 @@
-// Where the rows of a step stand in the KV cache: behind each other in one sequence, from `position[0]` on.
-// A step that would leave the cache is moved to its end. position_batch.wgsl defines the same names.
+// Positions of the rows of a step in the KV cache: consecutive in one sequence, from `position[0]` on. A step that
+// would overrun the cache is moved to its end. position_batch.wgsl defines the same names.
 
 fn position_of(t: u32) -> u32 {
     return min(position[0], params.capacity - params.tokens) + t;
@@ -10,7 +10,7 @@ fn slot(t: u32) -> u32 {
     return 0u;
 }
 
-// Rows of this step that row t sees, itself the last; they stand right before each other.
+// Rows of this step that row t sees, at consecutive positions; the last is row t.
 fn seen(t: u32) -> u32 {
     return t + 1u;
 }

@@ -1,13 +1,13 @@
 // Sums of a few vectors over a workgroup of WG invocations: subgroups add, then one barrier and a sum of one
-// vector per subgroup; or, with LANES 1, each invocation's own. Every invocation calls `share` for each vector
-// and `settle` once, then invocations t < TOKENS, or all, may ask for a `total`. reduce4_tree.wgsl defines the
-// same names without subgroups.
-// Where the workgroup is one subgroup and TOKENS is 1 the barrier could go: without it in the text [1152, 1280]
-// took 7 % less on llvmpipe, with a branch around it no less.
-// `main` is here, and calls the kernel's `run`, because subgroup built-ins are arguments of the entry point:
-// naga writes those that are members of a struct to HLSL without a value, and DX12 refuses them.
+// vector per subgroup. With LANES 1, each invocation keeps its own. Every invocation calls `share` for each vector
+// and `settle` once; then invocations t < TOKENS, or all, may call `total`. reduce4_tree.wgsl defines the same
+// names without subgroups.
+// With one subgroup and TOKENS 1 the barrier is not needed. Deleting it made [1152, 1280] 7 % faster on llvmpipe,
+// a branch around it did not.
+// `main` is here and calls the kernel's `run`, because subgroup built-ins have to be arguments of the entry point:
+// naga writes those that are members of a struct to HLSL without a value, and DX12 rejects them.
 
-override PITCH: u32 = WG / 4u + SLOTS; // no subgroup has less than 4 invocations
+override PITCH: u32 = WG / 4u + SLOTS; // no subgroup has fewer than 4 invocations
 
 var<workgroup> parts: array<vec4<f32>, (TOKENS + EXTRA) * PITCH>;
 
@@ -31,14 +31,14 @@ fn share(k: u32, value: vec4<f32>, at: Invocation) {
     }
 }
 
-// The quarter of a chunk of 16 values that an invocation loads for its subgroup, where all are at one chunk; else the
-// first.
+// The quarter of a chunk of 16 values that an invocation loads for its subgroup, if all share a chunk (LANES 1); else
+// the first.
 fn quarter(at: Invocation) -> u32 {
     return select(0u, at.lane % 4u, LANES == 1u);
 }
 
-// The four quarters, from the v of those who loaded them. Every invocation must call; only where LANES is 1 any does,
-// and then loops are uniform, which WGSL's analysis does not see.
+// The four quarters, from the invocations that loaded them. Every invocation must call. Only called with LANES 1, where
+// loops are uniform, which WGSL's analysis cannot see.
 @diagnostic(off, subgroup_uniformity)
 fn spread(v: vec4<f32>) -> Values16 {
     return Values16(

@@ -1,6 +1,6 @@
 // Sums of a few vectors over a workgroup of WG invocations, a power of two, by one barrier tree for all
-// of them. Every invocation calls `share` for each vector and `settle` once, then any may ask for a `total`.
-// reduce4_subgroup.wgsl defines the same names, and says why `main` is here.
+// of them. Every invocation calls `share` for each vector and `settle` once; then any may call `total`.
+// reduce4_subgroup.wgsl defines the same names and says why `main` is here.
 
 // Vector k of each invocation, then sums of several: 12 KiB for four tokens, their squares and WG 128.
 var<workgroup> parts: array<vec4<f32>, (TOKENS + EXTRA) * WG>;
@@ -29,7 +29,7 @@ fn settle(at: Invocation) {
     }
 }
 
-// Never asked for: APART is 0 without subgroups.
+// Never called: APART is 0 without subgroups.
 fn spread(v: vec4<f32>) -> Values16 {
     return Values16(v, v, v, v);
 }

@@ -1,9 +1,9 @@
 // Reductions over a workgroup of WG invocations by subgroup operations: one value per subgroup goes
 // through `scratch`, so two barriers serve any WG. Every invocation must call and gets the result;
 // `scratch` is free again on return. reduce_tree.wgsl defines the same names without subgroups.
-// `main` is here, and calls the kernel's `run`, because subgroup built-ins are arguments of the entry point:
-// naga writes those that are members of a struct to HLSL without a value, and DX12 refuses them. `run` gets the group
-// apart from them: what follows from a struct with non-uniform members counts as non-uniform, and so would barriers.
+// `main` is here and calls the kernel's `run`, because subgroup built-ins have to be arguments of the entry point:
+// naga writes those that are members of a struct to HLSL without a value, and DX12 rejects them. `run` gets the group
+// as a separate argument: values from a struct with non-uniform members, and barriers under them, count as non-uniform.
 
 struct Invocation {
     index: u32,

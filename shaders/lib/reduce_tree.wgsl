@@ -1,6 +1,6 @@
 // Reductions over a workgroup of WG invocations, a power of two, by a barrier tree in `scratch`.
-// Every invocation must call and gets the result; `scratch` is free again on return.
-// reduce_subgroup.wgsl defines the same names with subgroup operations, and says why `main` is here and why `run` gets the group apart.
+// Every invocation must call and gets the result; `scratch` is free again on return. reduce_subgroup.wgsl defines
+// the same names with subgroup operations, and says why `main` is here and why `run` gets the group separately.
 
 struct Invocation {
     index: u32,

@@ -1,5 +1,5 @@
 // Threefry-2x32 with 20 rounds, a counter-based generator: Salmon, Moraes, Dror and Shaw, "Parallel random
-// numbers: as easy as 1, 2, 3", SC 2011. engine/kernels/threefry.rs is its twin.
+// numbers: as easy as 1, 2, 3", SC 2011. engine/kernels/threefry.rs is the same in Rust.
 
 fn threefry_round(x: vec2<u32>, by: u32) -> vec2<u32> {
     let sum = x.x + x.y;

@@ -1,4 +1,4 @@
-// Whole numbers of 64 bits as (upper, lower) words.
+// Unsigned integers of 64 bits as (upper, lower) words.
 
 fn wide_add(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
     let lower = a.y + b.y;
@@ -22,7 +22,7 @@ fn wide_product(a: u32, b: u32) -> vec2<u32> {
     return wide_add(sum, vec2<u32>(cross >> 16u, cross << 16u));
 }
 
-// a * b / 2^32 for an `a` below 2^63 / b, rounded down, or up on request.
+// a * b / 2^32 for an `a` below 2^63 / b, rounded down, or up if `up`.
 fn wide_share(a: vec2<u32>, b: u32, up: bool) -> vec2<u32> {
     let lower = wide_product(a.y, b);
     let sum = wide_add(wide_product(a.x, b), vec2<u32>(0u, lower.x));

@@ -1,5 +1,5 @@
-// What every product binds. The prologue or the epilogue adds at most one tensor, at binding 3; the planes of the
-// weight are group 1 (quant/*.wgsl).
+// The bindings of every product. The prologue or the epilogue adds at most one tensor, at binding 3; the planes of
+// the weight are group 1 (quant/*.wgsl).
 
 struct Params {
     cols: u32, // K, a multiple of 32

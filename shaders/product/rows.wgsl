@@ -1,21 +1,22 @@
-// The loop of products for a few tokens, row by row: every sum is that of a plain dot product.
-// A workgroup takes a tile of TOKENS rows of x and slots of four weight rows; the epilogue says which rows a slot has
-// (store.wgsl, add.wgsl, swiglu.wgsl), the prologue what x goes through (plain.wgsl, rms_norm.wgsl), rows_*.wgsl how a
-// chunk of COLUMNS columns is multiplied. A weight is loaded 16 bytes or more at once and dequantized once for the tile.
-// APART 0, for GPUs: the workgroup shares one slot, invocation i takes the pieces i, i + WG, ... of its rows, and
-// neighbours load neighbouring bytes. APART 1, for CPUs: each invocation has a slot of its own and all walk along the
-// columns together, so x is loaded once for a subgroup and nothing is added up. (There a load of a vector by each of 8
+// The product loop for a few tokens, row by row: every sum is that of a plain dot product.
+// A workgroup takes a tile of TOKENS rows of x and slots of four weight rows. The epilogue defines which rows a slot
+// has (store.wgsl, add.wgsl, swiglu.wgsl), the prologue what is applied to x (plain.wgsl, rms_norm.wgsl), rows_*.wgsl
+// how a chunk of COLUMNS columns is multiplied. Weights are loaded 16 bytes or more at once, dequantized once per tile.
+// APART 0, for GPUs: the workgroup shares one slot, invocation i takes pieces i, i + WG, ... of its rows, and
+// neighbours load neighbouring bytes. APART 1, for CPUs: each invocation has its own slot and all walk along the
+// columns together, so a subgroup loads x once and needs no reduction. (On a CPU, a vector load by each of 8
 // invocations is 32 scalar loads.)
-// f32 accumulation. What is computed for a token, and in which order, depends neither on TOKENS nor on the other tokens:
-// speculation and batches rely on it. Rows and tokens past the end are computed as the last one and not stored.
+// f32 accumulation. A token's sums and their order depend neither on TOKENS nor on the other tokens: speculation and
+// batches rely on it. Rows and tokens past the end repeat the last one and are not stored.
 
-// Tried on llvmpipe, interleaved, [1152, 1280] and [1280, 5120]: chains of fma in place of dot, within 4 % either
-// way; a block's scale applied to its dot product in place of its weights, 0 to 2 % faster in q8_0 and 4 % in
-// q4_0, which is not worth a second way to read a format; gains read where they are used, in place of first and
-// once for the tile, a quarter slower. 8 or 16 rows for one load of x, APART 0: 10 % less to none in q8_0.
-// APART 1 without the spread of x: as APART 0 in matvec. With it, against APART 0 with WG 8: q8_0 0.73 of the
-// time, q4_0 0.56. Two chunks in the body of the loop: 1.25 to 1.9 times as slow as one, so the two parts of a
-// q4_0 piece alternate.
+// Tried on llvmpipe, interleaved, [1152, 1280] and [1280, 5120]:
+// - chains of fma in place of dot: within 4 % either way;
+// - a block's scale applied to its dot product, not its weights: 0 to 2 % faster in q8_0 and 4 % in q4_0, not worth a
+//   second way to read a format;
+// - gains read where they are used, not first and once per tile: a quarter slower;
+// - 8 or 16 rows per load of x, APART 0: 0 to 10 % less time in q8_0;
+// - APART 1 without the spread of x: as APART 0 in matvec; with it, 0.73 (q8_0) and 0.56 (q4_0) of APART 0 at WG 8;
+// - two chunks in the loop body: 1.25 to 1.9 times as slow as one, so the two parts of a q4_0 piece alternate.
 
 override WG: u32 = 32;
 override APART: u32 = 0;
@@ -45,7 +46,7 @@ struct Sums {
     t7: TokenSums,
 }
 
-// 16 values: gains of columns, or what a subgroup loaded.
+// 16 values: gains of columns, or those a subgroup loaded.
 struct Values16 {
     a: vec4<f32>,
     b: vec4<f32>,
@@ -53,7 +54,7 @@ struct Values16 {
     d: vec4<f32>,
 }
 
-// 16 values of x with their gains, and the sum of their squares without.
+// 16 values of x times their gains, and the sum of squares without gains.
 struct Activation16 {
     values: Values16,
     squares: f32,
@@ -81,8 +82,8 @@ fn gains16(chunk: u32, at: Invocation) -> Values16 {
     return Values16(gains4(i + quarter(at)), gains4(i + 1u), gains4(i + 2u), gains4(i + 3u));
 }
 
-// Values 16 * chunk .. 16 * chunk + 16 of the row of x that begins at vector `row`. Where all invocations are at one
-// chunk (LANES 1), each loads a quarter of it for its subgroup.
+// Values 16 * chunk .. 16 * chunk + 16 of the row of x that begins at vector `row`. If all invocations share a chunk
+// (LANES 1), each loads a quarter of it for its subgroup.
 fn activation16(row: u32, chunk: u32, gains: Values16, at: Invocation) -> Activation16 {
     let i = row + chunk * 4u;
     let a = x[i + quarter(at)];
@@ -135,8 +136,7 @@ fn add_chunk(sums: ptr<function, Sums>, w: Weights, chunk: u32, tokens: Tokens, 
     }
 }
 
-// Adds up the sums of the workgroup. Every invocation must call; `total` then finds what the invocations of a
-// slot have for token t.
+// Adds up the sums of the workgroup. Every invocation must call; `total` then returns a slot's sums for token t.
 fn reduce(sums: Sums, at: Invocation) {
     share(0u, sums.t0.products, at);
     if TOKENS > 1u {
@@ -175,7 +175,7 @@ fn run(at: Invocation) {
     var sums = Sums();
     var held = Pieces();
     var part = 0u;
-    // The parts of a piece alternate in one loop, see above.
+    // The parts of a piece alternate in one loop (see "Tried" above).
     for (var i = lane; i < cols / (COLUMNS * PARTS); i += select(0u, LANES, part == 0u)) {
         if part == 0u {
             held = Pieces(

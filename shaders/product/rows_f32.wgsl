@@ -1,5 +1,5 @@
-// How rows.wgsl multiplies a chunk of a row of the weight with one of x: 16 columns in f32. rows_int8.wgsl defines the
-// same names.
+// How rows.wgsl multiplies a chunk of a weight row by one of x: 16 columns in f32. rows_int8.wgsl defines the same
+// names.
 
 const COLUMNS = 16u;
 

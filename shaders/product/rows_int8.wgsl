@@ -1,14 +1,14 @@
-// How rows.wgsl multiplies a chunk of a row of the weight with one of x: a block of 32 columns as integers
-// of 8 bits, four products an instruction (dot4I8Packed), whose sum is exact; then by both scales in f32.
+// How rows.wgsl multiplies a chunk of a weight row by one of x: a block of 32 columns as 8-bit integers, four
+// products per instruction (dot4I8Packed). Their sum is exact; then both scales are applied in f32.
 // The invocation that multiplies a block of x rounds it itself, in registers, as ggml does for q8_0:
 //   scale = max |v| / 127,   q = round(v / scale)
-// No other invocation of the workgroup needs that block, so it is never stored, and costs no launch. The
-// format's fragment has the words of a block (`Piece`, `piece`) and the order of values in them (`packed`).
+// No other invocation of the workgroup needs that block, so it is never stored and costs no launch. The format's
+// fragment defines the words of a block (`Piece`, `piece`) and the order of values in them (`packed`).
 // rows_f32.wgsl defines the same names.
-// On llvmpipe, which takes dot4I8Packed apart, slower than f32, best of three turns each: [1152, 1280] 2.3
-// times in q8_0 and q4_0, gate and up of [768, 1280] 2.1 and 2.3, [1280, 5120] 2.4 and 2.6, the head 2.2; a
-// token of the 270M 2.3 and 2.1. On an H200, 270M, q4_0, 1493 tokens/s against 1457 in f32: latency
-// bounds both. The tier is used where it is asked for.
+// llvmpipe, which emulates dot4I8Packed, is slower than in f32 (best of three interleaved runs each): [1152, 1280]
+// 2.3 times in q8_0 and q4_0, gate and up of [768, 1280] 2.1 and 2.3, [1280, 5120] 2.4 and 2.6, the head 2.2; a
+// token of the 270M 2.3 and 2.1. On an H200, 270M, q4_0: 1493 tokens/s against 1457 in f32, both bound by
+// latency. The tier is opt-in.
 
 const COLUMNS = 32u;
 const PARTS = 1u; // a piece is a block
@@ -19,7 +19,7 @@ fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
     return piece;
 }
 
-// Below it a block is zero, because 127 / max would overflow: no value of a model is as small.
+// A block without a larger magnitude is zero, because 127 / max would overflow. No model has values so small.
 const LEAST = 1e-30;
 
 struct GainChunk {
@@ -38,7 +38,7 @@ struct ActivationChunk {
 // All bits of an f32 but its sign.
 const MAGNITUDE = vec4<u32>(0x7fffffffu);
 
-// Magnitudes as bits, which compare as their values do, and NaN as the largest: it reaches the output.
+// Magnitudes as bits, which order like their values. NaN is the largest, so it reaches the output.
 fn largest16(v: Values16) -> vec4<u32> {
     let a = bitcast<vec4<u32>>(v.a) & MAGNITUDE;
     let b = bitcast<vec4<u32>>(v.b) & MAGNITUDE;

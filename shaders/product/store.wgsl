@@ -1,15 +1,15 @@
-// Epilogue of a product: stored as it is.
+// Epilogue of a product: stores it unchanged.
 //   out[t, column + n] = y[t, n]
-// A slot is four rows of the weight, SPACING apart, and as many outputs. add.wgsl and swiglu.wgsl define the same names.
+// A slot is four weight rows, SPACING apart, and their outputs. add.wgsl and swiglu.wgsl define the same names.
 
 const OUTPUTS = 4u; // of a slot
 
-// The weight rows at four places: a slot has those at places SPACING apart. Past the end they are the last one.
+// The weight rows at four places in the order of slots: a slot has places SPACING apart. Past the end: the last row.
 fn weight_rows(places: vec4<u32>) -> vec4<u32> {
     return min(places, vec4<u32>(params.outputs - 1u));
 }
 
-// Takes the sums of a token with the rows of a slot; outputs past the end are left out.
+// Stores the sums of a token with the rows of a slot, except outputs past the end.
 fn store(token: u32, first: u32, sums: vec4<f32>) {
     let row = token * params.width + params.column;
     for (var m = 0u; m < 4u; m++) {

@@ -1,18 +1,18 @@
 // Epilogue of a product: SwiGLU.
 //   out[t, n] = silu(y[t, n]) * y[t, F + n],   silu(g) = g / (1 + exp(-g))
-// The weight has F gate rows and then F up rows. A slot is the gates of two outputs, SPACING apart, and their ups, so
-// their product needs no exchange and the [T, 2F] intermediate is never stored. exp(-g) is kept finite.
+// The weight has F gate rows, then F up rows. A slot is the gates of two outputs, SPACING apart, and their ups, so
+// gate times up needs no exchange and the [T, 2F] intermediate is never stored. exp(-g) is kept finite.
 
 const OUTPUTS = 2u; // of a slot
 
-// The weight rows at four places: a slot has those at places SPACING apart. Of 4 SPACING places the first half are
-// gates and the others the ups of the same outputs. Past the end they are the last ones.
+// The weight rows at four places in the order of slots: a slot has places SPACING apart. Of 4 SPACING places the first
+// half are gates, the others the ups of the same outputs. Past the end: the last rows.
 fn weight_rows(places: vec4<u32>) -> vec4<u32> {
     let outputs = places / (4u * SPACING) * (2u * SPACING) + places % (2u * SPACING);
     return min(outputs, vec4<u32>(params.outputs - 1u)) + places / (2u * SPACING) % 2u * params.outputs;
 }
 
-// Takes the sums of a token with the rows of a slot; outputs past the end are left out.
+// Stores the outputs of a slot for a token, except those past the end.
 fn store(token: u32, first: u32, sums: vec4<f32>) {
     let gates = sums.xy;
     let products = gates / (1.0 + exp(min(-gates, vec2<f32>(88.0)))) * sums.zw;

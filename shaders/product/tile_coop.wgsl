@@ -1,21 +1,20 @@
-// The loop of products for many tokens, tile by tile, on matrix units, for the tier coop: factors in f16, sums in f32.
+// The product loop for many tokens, tile by tile, on matrix units, for tier coop: f16 factors, f32 sums.
 // Prologue, epilogue and slots are those of tile_f32.wgsl.
-// A workgroup stages STEP columns of both factors as f16, a weight dequantized once for the tile. Its subgroups
-// take the blocks of 32 tokens x 32 rows of the tile, one each: lib/block_*.wgsl has a block as matrices of 16 x 16
-// or 8 x 8, whose built-ins stand in lib/coop_*.wgsl and nowhere else. Where there are fewer subgroups than blocks
-// the columns are walked again for the rest; where there are more, those left over only help to stage. So any
-// size of subgroups is right, and a tile of 64 x 64 suits 4: 128 invocations with subgroups of 32, 256 with 64.
-// A block loads 4 matrices of 16 x 16 for 4 products. x_tile is row-major, tokens x columns. w_tile is too, rows x
-// columns: so as the right factor, columns x rows, it is column-major.
-// f16 has 11 bits and ends at 65504. Weights of q8_0, q4_0 and f16 lie far within, and are held there; those in f32
-// and bf16 keep the tiles of tile_f32.wgsl. Activations may be any: the largest of each token is found while it
-// is staged, and when one token's is beyond [LEAST, MOST] the tile is computed again, with each such token times a
-// power of two that is divided out of its sums. So nothing overflows or vanishes, and what is usual costs nothing.
-// Tokens and rows past the end repeat the last one.
-// What a step stages is loaded into registers during the one before, and stored in vectors. On an H200, prompts of 512
-// tokens of the 270M in q4_0: 104 thousand tokens/s, against 78 when it was loaded and stored a value at a time; 96 with 64
-// columns at once; two buffers, which save a barrier, 256 invocations and tiles of 128 rows were no faster. Products of
-// [2 x 3072, 1280] make 93 TFLOP/s, of [1280, 3072] 48: there are 160 to 320 workgroups for 132 multiprocessors.
+// A workgroup stages STEP columns of both factors as f16; a weight is dequantized once per tile. Each subgroup takes
+// one block of 32 tokens x 32 rows. lib/block_*.wgsl builds a block from matrices of 16 x 16 or 8 x 8, whose built-ins
+// are in lib/coop_*.wgsl only. With fewer subgroups than blocks, the columns are walked again for the rest; with more,
+// the extra subgroups only help to stage. So any subgroup size is correct. A tile of 64 x 64 suits 4 subgroups: 128
+// invocations with subgroups of 32, 256 with 64.
+// A block loads 4 matrices of 16 x 16 for 4 products. x_tile is row-major, tokens x columns. w_tile is row-major, rows
+// x columns: as the right factor, columns x rows, it is column-major.
+// f16 has 11 bits and ends at 65504. Weights in q8_0, q4_0 and f16 fit and are clamped to it; weights in f32 and bf16
+// use tile_f32.wgsl. Activations have no bound: staging finds the largest of each token. If a token's is outside
+// [LEAST, MOST], the tile is computed again with each such token times a power of two that is divided out of its sums.
+// So nothing overflows or vanishes, and the usual case costs nothing. Tokens and rows past the end repeat the last one.
+// A step's data is loaded into registers during the step before, and stored in vectors. On an H200, prompts of 512
+// tokens of the 270M in q4_0: 104 thousand tokens/s, against 78 when loaded and stored a value at a time; 96 with 64
+// columns per step. Two buffers, which save a barrier, 256 invocations and tiles of 128 rows were no faster. Products
+// of [2 x 3072, 1280] reach 93 TFLOP/s, of [1280, 3072] 48: there are 160 to 320 workgroups for 132 multiprocessors.
 
 enable f16;
 
@@ -28,29 +27,29 @@ override BLOCKS: u32 = TOKENS / 32u * (ROWS / 32u); // 1, 2 or 4
 
 const SPACING = 8u; // of the outputs of a slot
 const STEP = 32u; // columns that are staged at once
-const PITCH = 40u; // from one staged row to the next: whole 16 bytes, as matrix units load, that skew the banks
+const PITCH = 40u; // from one staged row to the next: a multiple of 16 bytes, for matrix loads, that skews the banks
 const SUMS_PITCH = 36u; // the same of a row of 32 sums
 const BAND = 576u; // 16 rows of sums: half a block
 const MOST = 65504.0; // the largest f16
-const LEAST = 0x1p-10; // of a token's largest value: half a step below f16's normal range is 2^-15 of it
+const LEAST = 0x1p-10; // lower bound of a token's largest value: half a step below f16's normal range is 2^-15 of it
 
-// Matrix units load from addresses of 16 bytes, and a driver lays variables out in an order of its own, without gaps: so
-// each takes a multiple of 16 bytes, those of lib/coop_*.wgsl too. (With 8 bytes of flags NVIDIA's lost 4 of 32 columns.)
-// Half of two blocks, written by their subgroups and read by all; before, what each invocation found in x.
+// Matrix loads need an alignment of 16 bytes, and a driver may lay out variables in any order, without gaps. So each
+// takes a multiple of 16 bytes, those of lib/coop_*.wgsl too. (With 8 bytes of flags NVIDIA's lost 4 of 32 columns.)
+// Half of two blocks, written by their subgroups, read by all; before that, what each invocation found in x.
 var<workgroup> sums: array<f32, min(BLOCKS, 2u) * BAND>; // [2, 16, SUMS_PITCH]
-var<workgroup> factors: array<f32, TOKENS>; // of x while it is staged; as the next by one invocation, read by all
-var<workgroup> results: array<f32, TOKENS>; // of the sums
-var<workgroup> outside: array<atomic<u32>, 4>; // the first: whether some token is beyond f16
-var<workgroup> again: vec4<u32>; // the same, once all have said
+var<workgroup> factors: array<f32, TOKENS>; // of x while it is staged; each written by one invocation, read by all
+var<workgroup> results: array<f32, TOKENS>; // of the sums; likewise
+var<workgroup> outside: array<atomic<u32>, 4>; // [0]: whether some token is beyond f16
+var<workgroup> again: vec4<u32>; // the same, once all tokens are checked
 
-// A subgroup, as far as the tile goes.
+// The index of a subgroup, and how many there are.
 struct Team {
     number: u32,
     count: u32,
 }
 
-// What an invocation stages of a step, as it was loaded: up to four vectors of x, of the tokens i / 8, i / 8 + WG / 8,
-// ..., their gains, and the half of a row of the weight.
+// An invocation's share of a step, as loaded: up to four vectors of x, of tokens i / 8, i / 8 + WG / 8, ..., their
+// gains, and half of a weight row.
 struct Share {
     x0: vec4<f32>,
     x1: vec4<f32>,
@@ -60,7 +59,7 @@ struct Share {
     piece: Piece,
 }
 
-// What an invocation found in its share of each of the tokens that it stages.
+// The largest value and the sum of squares in an invocation's share of each token that it stages.
 struct Found {
     tops: vec4<f32>,
     squares: vec4<f32>,
@@ -125,7 +124,7 @@ fn put_share(share: Share, i: u32, found: Found) -> Found {
     return Found(vec4<f32>(f0.x, f1.x, f2.x, f3.x), vec4<f32>(f0.y, f1.y, f2.y, f3.y));
 }
 
-// The power of two that brings a token whose largest value is `top` to 2^13.
+// The power of two that brings a token's largest value `top` to 2^13; 1 if the token fits f16.
 fn factor_of(top: f32) -> f32 {
     if top == 0.0 || (top >= LEAST && top <= MOST) {
         return 1.0;
@@ -134,7 +133,7 @@ fn factor_of(top: f32) -> f32 {
     return ldexp(1.0, clamp(13 - exponent, -115, 115));
 }
 
-// Adds up what all found of each token, and decides on its factors.
+// Combines what all invocations found in each token, and decides on its factors.
 fn settle(found: Found, i: u32) {
     for (var a = 0u; a < TOKENS * 8u / WG; a++) {
         let at = i + a * WG;
@@ -163,7 +162,7 @@ fn settle(found: Found, i: u32) {
     }
 }
 
-// Hands the sums of one half of the tokens of two blocks to the kernel, as far as they are among done .. end.
+// Passes the sums of one half of the tokens of two blocks to the epilogue, if the blocks are in done .. end.
 fn finish(first: u32, output: u32, half: u32, done: u32, end: u32, i: u32) {
     for (var n = i; n < min(BLOCKS, 2u) * 128u; n += WG) {
         let row = n / 8u;
@@ -181,7 +180,7 @@ fn finish(first: u32, output: u32, half: u32, done: u32, end: u32, i: u32) {
     }
 }
 
-// naga calls the branch in which a subgroup stores its matrices divergent: it is, but between subgroups alone.
+// naga reports the branch in which a subgroup stores its matrices as divergent. It diverges only between subgroups.
 @diagnostic(off, derivative_uniformity)
 @compute @workgroup_size(WG)
 fn main(
@@ -192,7 +191,7 @@ fn main(
 ) {
     let first = group.x * TOKENS;
     let output = group.y * (ROWS / 4u * OUTPUTS);
-    let place = group.y * ROWS + i / 2u; // of the weight row of which the invocation stages a half
+    let place = group.y * ROWS + i / 2u; // of the weight row that the invocation stages a half of
     let team = team_of(i, subgroup, subgroups);
     if i < TOKENS {
         factors[i] = 1.0;
@@ -204,7 +203,7 @@ fn main(
     var settled = false;
     for (var done = 0u; done < BLOCKS; ) {
         let block = done + team.number;
-        // Subgroups that are left over repeat the last block.
+        // Extra subgroups repeat the last block.
         let mine = min(block, BLOCKS - 1u);
         let x_at = mine / (ROWS / 32u) * (32u * PITCH);
         let w_at = mine % (ROWS / 32u) * (32u * PITCH);
@@ -215,7 +214,7 @@ fn main(
         for (var step = 0u; step < steps; step++) {
             found = put_share(share, i, found);
             workgroupBarrier();
-            // Arrives while matrices are multiplied; behind the last step, once more what is there.
+            // Arrives while matrices are multiplied; the last step is loaded again.
             share = load_share(first, place, min(step + 1u, steps - 1u), i);
             products = block_add(products, x_at, w_at);
             workgroupBarrier();

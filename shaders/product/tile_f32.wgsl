@@ -1,19 +1,18 @@
-// The loop of products for many tokens, tile by tile, in f32, by a workgroup of 64 invocations.
-// The prologue says what x goes through (plain.wgsl, rms_norm.wgsl). The epilogue (store.wgsl, add.wgsl, swiglu.wgsl)
-// says which rows a slot has: slot j of a block of 32 weight rows has four, 8 apart where they are outputs. Tokens and
-// rows past the end read what the last one does and are not stored.
-// Invocation i = j + 8 k holds the tokens k + 8 a, a < GROUPS, times the rows j + 8 b, b < ROWS / 8, in
-// registers: neighbours store together. STEP columns are staged at once, so a weight is dequantized once for
-// the tile, between two barriers. For four columns GROUPS + ROWS / 8 vector loads from workgroup memory feed
-// GROUPS * ROWS / 2 multiply-adds of an invocation: 10.7 for a load with 8 groups and 32 rows, 16 with 64.
-// A tile of GROUPS = 8, ROWS = 64 takes all of the 16 KiB, one of 4, 32 a half. Row r keeps its
-// vectors in places c ^ r % 8, so that 8 rows' vectors c lie in 8 different banks and no padding is needed.
-// What a step stages is loaded into registers during the one before. On an H200, prompts of 512, q4_0: the 270M goes from
-// 38.0 to 43.5 thousand tokens/s by that, and [2 x 3072, 1280] makes 29 TFLOP/s of 63. On llvmpipe it costs 2 %. There
+// The product loop for many tokens, tile by tile, in f32, by a workgroup of 64 invocations.
+// The prologue defines what is applied to x (plain.wgsl, rms_norm.wgsl), the epilogue which rows a slot has
+// (store.wgsl, add.wgsl, swiglu.wgsl): slot j of a block of 32 weight rows has four, 8 apart where they are outputs.
+// Tokens and rows past the end read what the last one does and are not stored.
+// Invocation i = j + 8 k holds tokens k + 8 a, a < GROUPS, times rows j + 8 b, b < ROWS / 8, in registers: neighbours
+// store together. STEP columns are staged between two barriers, so a weight is dequantized once per tile. Per four
+// columns, GROUPS + ROWS / 8 vector loads from workgroup memory feed GROUPS * ROWS / 2 multiply-adds of an invocation:
+// 10.7 per load with 8 groups and 32 rows, 16 with 64.
+// A tile of GROUPS 8, ROWS 64 takes all of the 16 KiB, one of 4 and 32 half of it. Row r keeps its vector c at index
+// c ^ r % 8, so that vectors c of 8 rows are in 8 different banks without padding.
+// A step's data is loaded into registers during the step before. On an H200, prompts of 512, q4_0, that takes the 270M
+// from 38.0 to 43.5 thousand tokens/s; [2 x 3072, 1280] reaches 29 of 63 TFLOP/s. On llvmpipe it costs 2 %. There
 // [1920, 1280] q8_0 for 32 tokens takes as long as with padded rows, within the spread; 64 tokens of [256 -> 8192] q8_0
-// took 54 ms of processor time with 4 groups and 40 ms with 8, 32 rows.
-// A sum is added up column by column whatever the tunables are: a token's bits do not depend on them, nor on
-// other tokens.
+// took 54 ms of CPU time with 4 groups and 40 ms with 8, 32 rows.
+// A sum is added up column by column for any tunables, so a token's bits depend neither on them nor on other tokens.
 
 override GROUPS: u32 = 4; // groups of 8 tokens in a tile: 1, 2, 3, 4 or 8
 override ROWS: u32 = 32; // of the weight in a tile: 32 or 64
@@ -23,7 +22,7 @@ const STEP = 32u; // columns that are staged at once
 const VECTORS = 8u; // of a staged row
 const CHUNKS = 2u; // of a staged row
 
-// Both are written by all and read by all; x_tile, at the end, holds each invocation's squares.
+// All invocations write and read both; at the end x_tile holds each invocation's squares.
 var<workgroup> x_tile: array<vec4<f32>, 8u * GROUPS * VECTORS>;
 var<workgroup> w_tile: array<vec4<f32>, ROWS * VECTORS>;
 
@@ -33,7 +32,7 @@ struct Weights {
     high: mat4x4<f32>,
 }
 
-// acc + w v, column by column: 16 multiply-adds, where four dot products would take 4 adds more.
+// acc + w v, column by column: 16 multiply-adds; four dot products would take 4 more adds.
 fn accumulate4(w: mat4x4<f32>, v: vec4<f32>, acc: vec4<f32>) -> vec4<f32> {
     return fma(w[3], v.wwww, fma(w[2], v.zzzz, fma(w[1], v.yyyy, fma(w[0], v.xxxx, acc))));
 }
@@ -64,8 +63,8 @@ fn columns(j: u32, c: u32) -> Weights {
     return Weights(columns4(first), mat4x4<f32>());
 }
 
-// What invocation i stages of a step, as it was loaded: vector j of the tokens k, k + 8, ..., its gains, and chunk i % 2
-// of the rows i / 2 and 32 + i / 2 of the weight.
+// Invocation i's share of a step, as loaded: vector j of tokens k, k + 8, ..., its gains, and chunk i % 2 of weight
+// rows i / 2 and 32 + i / 2.
 struct Share {
     x0: vec4<f32>,
     x1: vec4<f32>,
@@ -112,7 +111,7 @@ fn load_share(first: u32, place: u32, step: u32, i: u32) -> Share {
     return share;
 }
 
-// Stages a chunk of the row at a place.
+// Stages a chunk of the weight row at `place`.
 fn put_weights(place: u32, chunk: u32, w: WeightChunk) {
     let row = place * VECTORS;
     let c = 4u * chunk;
@@ -189,7 +188,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let k = i / 8u;
     // Neighbours in the grid take the same rows of the weight, which stay in cache.
     let first = group.x * GROUPS * 8u;
-    let place = group.y * ROWS + i / CHUNKS; // of the weight row that the invocation stages, and 32 before another
+    let place = group.y * ROWS + i / CHUNKS; // of the weight row staged here; with 64 rows, also 32 further
     var sums = Sums();
     var squares = Squares();
     let steps = params.cols / STEP;
@@ -197,7 +196,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var step = 0u; step < steps; step++) {
         squares = put_share(share, i, squares);
         workgroupBarrier();
-        // Arrives while the staged columns are multiplied; behind the last step, once more what is there.
+        // Arrives while the staged columns are multiplied; the last step is loaded again.
         share = load_share(first, place, min(step + 1u, steps - 1u), i);
         for (var c = 0u; c < VECTORS; c++) {
             let w = columns(j, c);
@@ -223,7 +222,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     var low = squares.low;
     var high = squares.high;
-    // The eight invocations of a token add up its squares, in one order.
+    // The eight invocations of a token add up its squares, all in the same order.
     if NORMED {
         x_tile[i] = low;
         if GROUPS > 4u {

@@ -1,22 +1,21 @@
-// The loop of products for many tokens, tile by tile, in integers of 8 bits, for the tier int8: four products an
-// instruction (dot4I8Packed), whose sum over a block of 32 columns is exact; then by both scales in f32.
-// Prologue, epilogue and slots are those of tile_f32.wgsl; a format's fragment has the words of a block (`Piece`,
+// The product loop for many tokens, tile by tile, in 8-bit integers, for tier int8: four products per instruction
+// (dot4I8Packed), whose sum over a block of 32 columns is exact; then both scales are applied in f32.
+// Prologue, epilogue and slots are those of tile_f32.wgsl; a format's fragment defines the words of a block (`Piece`,
 // `piece`) and the order of values in them (`packed`).
-// x is rounded while it is staged, each block by one invocation in registers, as rows_int8.wgsl rounds rows:
+// x is rounded while it is staged, each block by one invocation in registers, as in rows_int8.wgsl:
 //   scale = max |v| / 127,   q = round(v / scale)
-// Invocation i = j + 8 k holds the tokens k + 8 a, a < GROUPS, times the rows j + 8 b, b < ROWS / 8. A block lies
-// in two vectors, those of neighbouring rows or tokens side by side. For a block, 3 GROUPS + 12 loads from workgroup
-// memory feed 32 GROUPS dot products of an invocation with four rows: 7.1 for a load with 8 groups.
-// Rounding in every tile of rows, against once in a dispatch of its own: some 5 operations for a value are 160 for
-// a block, which then serves 8 ROWS dot products; so 62 % more with tiles of 32 rows and 31 % with 64, and 4 bytes
-// are read for a value in place of 1.1. Apart, they would cost a launch and a round trip for each product, 4 a
-// layer where a layer has 6 launches, and gains of norms could not be fused. It is done here until a card says
-// otherwise, and the default tile has 64 rows where there are enough for all.
-// A sum is added up block by block whatever the tunables are: a token's bits do not depend on them, nor on other
-// tokens.
-// On llvmpipe, 32 tokens, [768 -> 1280], in two turns beside other work: 0.61 and 0.82 of the time of f32 in q8_0, 0.58
-// and 0.46 in q4_0. On an H200, prompts of 512, q4_0: the 270M 54 thousand tokens/s against 42 in f32, the 1.1B 15.3 against
-// 12.7, half of what matrix units make. The tier is used where it is asked for.
+// Invocation i = j + 8 k holds tokens k + 8 a, a < GROUPS, times rows j + 8 b, b < ROWS / 8. A block is two vectors;
+// those of neighbouring rows or tokens are side by side. Per block, 3 GROUPS + 12 loads from workgroup memory feed
+// 32 GROUPS dot products of an invocation with four rows: 7.1 per load with 8 groups.
+// Every tile of rows rounds x again: some 5 operations per value are 160 per block, which serves 8 ROWS dot products,
+// so 62 % more work with tiles of 32 rows and 31 % with 64, and 4 bytes are read per value instead of 1.1. A separate
+// dispatch would round once, but cost a launch and a round trip per product, 4 a layer where a layer has 6 launches,
+// and gains of norms could not be fused. So rounding stays here until a GPU shows otherwise, and the default tile has
+// 64 rows where there are enough for all.
+// A sum is added up block by block for any tunables, so a token's bits depend neither on them nor on other tokens.
+// On llvmpipe, 32 tokens, [768 -> 1280], two runs on a busy machine: 0.61 and 0.82 of the time of f32 in q8_0, 0.58
+// and 0.46 in q4_0. On an H200, prompts of 512, q4_0: 54 thousand tokens/s for the 270M against 42 in f32, 15.3 for the
+// 1.1B against 12.7, half of what matrix units reach. The tier is opt-in.
 
 override GROUPS: u32 = 4; // groups of 8 tokens in a tile: 1, 2, 3, 4 or 8
 override ROWS: u32 = 32; // of the weight in a tile: 32 or 64
@@ -26,10 +25,10 @@ override TOKENS: u32 = 8u * GROUPS;
 const SPACING = 8u; // of the outputs of a slot
 const BLOCKS = 2u; // of 32 columns that are staged at once; K may end with half of them
 
-// Below it a block is zero, because 127 / max would overflow: no value of a model is as small.
+// A block without a larger magnitude is zero, because 127 / max would overflow. No model has values so small.
 const LEAST = 1e-30;
 
-// All are written by all and read by all; x_scales, at the end, holds the squares of a token's even and odd blocks.
+// All invocations write and read all; at the end x_scales holds the squares of a token's even and odd blocks.
 var<workgroup> x_tile: array<vec4<u32>, 2u * BLOCKS * TOKENS>; // [BLOCKS, 2, TOKENS]
 var<workgroup> w_tile: array<vec4<u32>, 2u * BLOCKS * ROWS>; // [BLOCKS, 2, ROWS]
 var<workgroup> x_scales: array<f32, BLOCKS * TOKENS>; // [BLOCKS, TOKENS]
@@ -65,7 +64,7 @@ fn stage_weights(first: u32, step: u32, i: u32) {
     }
 }
 
-// Magnitudes as bits, which compare as their values do, and NaN as the largest: it reaches the output.
+// Magnitudes as bits, which order like their values. NaN is the largest, so it reaches the output.
 fn bits_of(v: vec4<f32>) -> vec4<u32> {
     return bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu);
 }
@@ -110,7 +109,7 @@ fn words(at: u32) -> Words {
     return Words(w_tile[at], w_tile[at + ROWS]);
 }
 
-// Block b of the rows from place j.
+// Block b of the four rows from place j, 8 apart.
 fn weights(j: u32, b: u32) -> Weights {
     let start = b * ROWS;
     let s = start + j;
@@ -127,7 +126,7 @@ fn dot8(p: Words, q: Words) -> i32 {
     return dot4(p.a, q.a) + dot4(p.b, q.b);
 }
 
-// acc and the products of block b of a token with four rows.
+// Adds the products of a block of a token with four rows to `acc`.
 fn accumulate4(w: Weights, v: Words, scale: f32, acc: vec4<f32>) -> vec4<f32> {
     let exact = vec4<i32>(dot8(w.r0, v), dot8(w.r1, v), dot8(w.r2, v), dot8(w.r3, v));
     return acc + vec4<f32>(exact) * (w.scales * scale);

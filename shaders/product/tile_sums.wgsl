@@ -1,4 +1,4 @@
-// What an invocation of tile_f32.wgsl or tile_int8.wgsl adds up in registers.
+// The sums that an invocation of tile_f32.wgsl or tile_int8.wgsl keeps in registers.
 
 // The products of a token with four rows, 8 apart, and with the four that follow in a tile of 64.
 struct Rows {
@@ -6,7 +6,7 @@ struct Rows {
     high: vec4<f32>,
 }
 
-// What an invocation has of each of its tokens. Members of tokens that a tile does not have are never touched.
+// The sums of each token of an invocation. Members of tokens that a tile does not have are never touched.
 struct Sums {
     a0: Rows,
     a1: Rows,

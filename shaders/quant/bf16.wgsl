@@ -1,5 +1,5 @@
-// bf16 weights: one plane, two values a word, eight a vector; a half shifted to the top of a word is
-// the f32 it stands for. engine/quant/bf16.rs writes it.
+// bf16 weights: one plane, two values per word, eight per vector; shifting a half to the top of a word gives its
+// f32. engine/quant/bf16.rs writes it.
 
 @group(1) @binding(0) var<storage, read> weights: array<vec4<u32>>; // [rows, cols / 8]
 
@@ -31,7 +31,7 @@ fn piece(row: u32, at: u32, cols: u32) -> Piece {
     return Piece(widen(low.xy), widen(low.zw), widen(high.xy), widen(high.zw));
 }
 
-// All of a piece.
+// A piece is one chunk.
 fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
     return piece;
 }

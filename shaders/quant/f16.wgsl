@@ -1,6 +1,5 @@
-// f16 weights: one plane, two values a word, eight a vector. engine/quant/f16.rs writes it. Words serve
-// every tier: arrays of native f16 load half as much at once, and matvec took twice as long with them
-// on llvmpipe.
+// f16 weights: one plane, two values per word, eight per vector. engine/quant/f16.rs writes it. Every tier reads
+// words: an array of native f16 loads half as much at once, and matvec took twice as long with it on llvmpipe.
 
 @group(1) @binding(0) var<storage, read> weights: array<vec4<u32>>; // [rows, cols / 8]
 
@@ -24,7 +23,7 @@ fn piece(row: u32, at: u32, cols: u32) -> Piece {
     return Piece(weights[first], weights[first + 1u]);
 }
 
-// All of a piece.
+// A piece is one chunk.
 fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
     return WeightChunk(
         vec4<f32>(unpack2x16float(piece.low.x), unpack2x16float(piece.low.y)),

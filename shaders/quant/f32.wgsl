@@ -1,4 +1,4 @@
-// f32 weights: one plane of four values a vector. engine/quant/f32.rs writes it.
+// f32 weights: one plane, four values per vector. engine/quant/f32.rs writes it.
 
 @group(1) @binding(0) var<storage, read> weights: array<vec4<f32>>; // [rows, cols / 4]
 
@@ -19,7 +19,7 @@ fn piece(row: u32, at: u32, cols: u32) -> Piece {
     return Piece(weights[first], weights[first + 1u], weights[first + 2u], weights[first + 3u]);
 }
 
-// All of a piece.
+// A piece is one chunk.
 fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
     return piece;
 }

@@ -1,5 +1,5 @@
-// q4_0 weights: 16 bytes are 32 values in nibbles, value = (nibble - 8) * scale, so a piece is one vector load
-// and one scale; scales are f16, one for each 32 values, in their own plane. engine/quant/q4_0.rs writes both.
+// q4_0 weights: 16 bytes hold 32 values in nibbles, value = (nibble - 8) * scale, so a piece is one vector load
+// and one scale. Scales are f16, one per 32 values, in their own plane. engine/quant/q4_0.rs writes both.
 
 @group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 32]
 @group(1) @binding(1) var<storage, read> scales: array<u32>; // [rows, ceil(cols / 64)]

@@ -1,5 +1,5 @@
-// q4_0 weights as integers, for product/rows_int8.wgsl and product/tile_int8.wgsl: eight nibbles of a word become two
-// words of four bytes, the even values and the odd ones. q4_0.wgsl has the layout.
+// q4_0 weights as integers, for product/rows_int8.wgsl and product/tile_int8.wgsl: the eight nibbles of a word become
+// two words of four bytes, the even values and the odd ones. q4_0.wgsl has the layout.
 
 @group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 32]
 @group(1) @binding(1) var<storage, read> scales: array<u32>; // [rows, ceil(cols / 64)]
@@ -11,13 +11,13 @@ struct Piece {
     scale: f32,
 }
 
-// Eight values of x in the order of the weight's: even ones in a word, odd ones in the other.
+// Eight values of x in the order of the weight's: even ones in the first word, odd ones in the second.
 fn packed(p: vec4<i32>, q: vec4<i32>) -> vec2<u32> {
     return vec2<u32>(pack4xI8(vec4<i32>(p.xz, q.xz)), pack4xI8(vec4<i32>(p.yw, q.yw)));
 }
 
-// Each nibble minus 8, in bytes: adding 0x78 carries into no other byte, and turning the top bit over makes
-// n + 120 the two's complement of n - 8.
+// Each nibble minus 8, in bytes: adding 0x78 carries into no other byte, and flipping the top bit turns
+// n + 120 into the two's complement of n - 8.
 fn bytes_of(words: vec2<u32>) -> vec4<u32> {
     let nibbles = vec4<u32>(words.x, words.x >> 4u, words.y, words.y >> 4u) & vec4<u32>(0x0f0f0f0fu);
     return (nibbles + vec4<u32>(0x78787878u)) ^ vec4<u32>(0x80808080u);

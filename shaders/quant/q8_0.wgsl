@@ -1,5 +1,5 @@
-// q8_0 weights: 16 bytes are 16 values, so a chunk is one vector load; scales are f16, one for each 32
-// values, in their own plane. engine/quant/q8_0.rs writes both.
+// q8_0 weights: 16 bytes hold 16 values, so a chunk is one vector load. Scales are f16, one per 32 values, in
+// their own plane. engine/quant/q8_0.rs writes both.
 
 @group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 16]
 @group(1) @binding(1) var<storage, read> scales: array<u32>; // [rows, ceil(cols / 64)]
@@ -25,7 +25,7 @@ fn piece(row: u32, at: u32, cols: u32) -> Piece {
     return Piece(quants[row * (cols / 16u) + at], select(pair.x, pair.y, (block & 1u) == 1u));
 }
 
-// All of a piece.
+// A piece is one chunk.
 fn weight_chunk(piece: Piece, part: u32) -> WeightChunk {
     return WeightChunk(
         vec4<f32>(unpack4xI8(piece.words.x)) * piece.scale,

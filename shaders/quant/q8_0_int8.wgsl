@@ -1,4 +1,4 @@
-// q8_0 weights as integers, for product/rows_int8.wgsl and product/tile_int8.wgsl: the stored words as they are.
+// q8_0 weights as integers, for product/rows_int8.wgsl and product/tile_int8.wgsl: the stored words, unchanged.
 // q8_0.wgsl has the layout.
 
 @group(1) @binding(0) var<storage, read> quants: array<vec4<u32>>; // [rows, cols / 16]
@@ -11,7 +11,7 @@ struct Piece {
     scale: f32,
 }
 
-// Eight values of x in the order of the weight's: four in a word.
+// Eight values of x in the order of the weight's: four per word.
 fn packed(p: vec4<i32>, q: vec4<i32>) -> vec2<u32> {
     return vec2<u32>(pack4xI8(p), pack4xI8(q));
 }
