@@ -88,7 +88,7 @@ impl Kernel for Add {
     }
 }
 
-/// OpenELM's widths for one token and a prefill, and sums that are hard to place or to round.
+/// OpenELM's widths for one token and a prefill, and sums that are hard to index or to round.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, tokens: usize, model_dim: usize, fill: Fill, bench: bool| {
         let mut case = CaseBuilder::new(format!("{label}, T {tokens}, D {model_dim}")).benched(bench);

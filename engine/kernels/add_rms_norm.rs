@@ -1,6 +1,6 @@
 //! `sum = a + b; out = sum * weight * rsqrt(mean(sum^2) + eps)`: a residual connection and the next norm.
 //!
-//! Fuses `add` and `rms_norm`: one launch and one reading of `[T, D]` less.
+//! Fuses `add` and `rms_norm`: saves one launch and one read of `[T, D]`.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -80,7 +80,8 @@ impl Kernel for AddRmsNorm {
     }
 
     fn shape(&self) -> String {
-        // Without the rows: what is tuned decides the order of sums, and a row's bits must not depend on others.
+        // Without the row count: tuned values change the order of sums, and a row's bits must not depend on
+        // others.
         format!("D {}", self.model_dim)
     }
 

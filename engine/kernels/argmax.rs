@@ -1,7 +1,7 @@
 //! `id = argmax(logits[r, :])`: greedy sampling on the device.
 //!
-//! The lowest index wins ties; NaN never wins, and all NaN gives [`NONE`]. Where the id goes, in the
-//! same dispatch, so that many tokens are submitted without a read-back: [`TokenState`].
+//! The lowest index wins ties; NaN never wins, and all NaN gives [`NONE`]. The same dispatch writes the id to
+//! [`TokenState`], so that many tokens are submitted without a read-back.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -145,7 +145,7 @@ pub fn cases() -> Vec<Case> {
     let rows = |label: &str, shape: [usize; 2], fill: Fill, bench: bool| {
         build(label, shape, fill, (41, None), bench)
     };
-    // Logits that are `rest` but for some.
+    // Logits that are all `rest`, except `some`.
     let values = |n: usize, rest: f64, some: &[(usize, f64)]| {
         let mut values = vec![rest; n];
         some.iter().for_each(|&(index, value)| values[index] = value);

@@ -1,8 +1,8 @@
 //! `out[t, h] = sum over s <= position + t of softmax(q[t, h] . k[s] / sqrt(Dh)) * v[s]`: causal
 //! grouped-query attention of any number of tokens over the KV cache.
 //!
-//! Fuses scores, mask, softmax and weighted sum: no `[T, H, S]` leaves the workgroup. `attention_decode`
-//! takes a few tokens, or a batch. On matrix units of 16 x 16, caches of f16 and q8_0 have tiles of their own.
+//! Fuses scores, mask, softmax and weighted sum: no `[T, H, S]` is stored. `attention_decode` handles a few
+//! tokens, or a batch. With matrix units of 16 x 16, caches of f16 and q8_0 use a tile loop on them.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Query rows of a tile on matrix units: their side.
+/// Query rows of a tile on matrix units: the side of a matrix.
 const MATRIX_ROWS: usize = 16;
 
 /// Attention of `T` tokens over the KV cache.
@@ -66,7 +66,7 @@ impl Attention {
         Self { q, kv, out, query_heads, tokens, stride, cache }
     }
 
-    /// Returns the same with other queries.
+    /// Returns the same attention for other queries.
     ///
     /// # Panics
     /// As [`new`](Self::new).
@@ -74,7 +74,8 @@ impl Attention {
         Self::new(tensors, q, self.kv, self.out, self.query_heads)
     }
 
-    /// Returns the fragment that loads the cache for matrix units, where a tier has them and the kernel tiles for them.
+    /// Returns the fragment that loads the cache for matrix units, if the tier has them and the kernel can
+    /// use them.
     fn half_fragment(&self, tier: Tier) -> Option<Fragment> {
         let fits = tier.coop == Some(MatrixShape::Sixteen) && matches!(self.cache.head_dim, 64 | 128);
         self.cache.half_fragment().filter(|_| fits)
@@ -127,7 +128,7 @@ impl Kernel for Attention {
     }
 
     fn tunables(&self) -> Vec<Tunable> {
-        // Slices are whole, and at Dh 128 no longer ones fit.
+        // Slices divide a key; at Dh 128 longer ones do not fit in workgroup memory.
         let slices = if self.cache.head_dim == 64 { vec![8, 16] } else { vec![8] };
         let mut tunables = vec![
             Tunable { name: "WG", default: 64, values: vec![32, 64] },
@@ -177,8 +178,9 @@ impl Kernel for Attention {
         if self.half_fragment(tier).is_none() {
             return 0.0;
         }
-        // A weight is off by what f16 takes of it, and by as much as its score is. That is of 4/3, as normalised heads
-        // have it, once where a query is rounded and twice where a key is too.
+        // The error of a weight is its own rounding to f16, and the error of its score. A score of 4/3, as
+        // normalised heads have it, is off by one rounding if only the query is rounded, by two if the key is
+        // too.
         let (factors, values) = if self.cache.dtype == DType::F16 { (1.0, 0.0) } else { (2.0, 1.0) };
         let score = 4.0_f64 / 3.0 * factors;
         (score * score + 1.0 + values) * F16_ERROR
@@ -204,7 +206,7 @@ impl Kernel for Attention {
     }
 }
 
-/// OpenELM's heads for a prefill and for one token, in either cache, and caches that end within a tile.
+/// OpenELM's heads for a prefill and for one token, in every cache type, and caches that end within a tile.
 pub fn cases() -> Vec<Case> {
     type Step = [usize; 3];
     let case = |label: &str, [tokens, position, s]: Step, heads: Step, dtype, fills: [Fill; 3], bench| {
@@ -231,7 +233,7 @@ pub fn cases() -> Vec<Case> {
             push("prefill", [33, 0, 33], heads, true);
         }
         push("prefill", [128, 0, 128], [20, 5, 64], dtype == DType::F16);
-        // Long ones take a software adapter their time: caches of f32 are the same code.
+        // Long ones are slow on a software adapter, and caches of f32 run the same code.
         if dtype != DType::F32 {
             push("prefill", [512, 0, 512], [12, 3, 64], true);
             push("prefill", [512, 0, 512], [24, 6, 128], true);
@@ -260,12 +262,13 @@ pub fn cases() -> Vec<Case> {
             push("one kv head for five", [13, 70, 90], [5, 1, head_dim], false);
         }
         push("position past the cache is clamped", [3, 4_000_000_000, 37], [4, 2, 64], false);
-        // Values that f16 holds: of others, scores of hundreds would be off by units on matrix units.
+        // Values that f16 holds exactly: with others, scores of hundreds would be off by whole units on
+        // matrix units.
         let fills = |q| [q, exact([2, 75, 64], |_| -2), Fill::Uniform(1.0)];
         let large = fills(exact([9, 10, 64], |_| -2));
         let large = case("scores of hundreds", [9, 30, 75], [8, 2, 64], dtype, large, false);
         cases.push(large.0.build(large.1, 1e-7, "f32 scores near 1000 are within 2^-12, and so are weights"));
-        // Token 0 has both ends in it.
+        // Token 0 has both extremes.
         let power = |i| if i < 640 { i as i32 % 2 * 40 - 20 } else { i as i32 / 640 * 16 - 80 };
         let beyond = fills(exact([9, 10, 64], power));
         let beyond = case("queries of 2^-64 to 2^54", [9, 30, 75], [8, 2, 64], dtype, beyond, false);
@@ -273,7 +276,7 @@ pub fn cases() -> Vec<Case> {
         let zero = case("equal scores", [9, 30, 75], [8, 2, 64], dtype, uniform(0.0), false);
         cases.push(zero.0.build(zero.1, 1e-12, "an f32 mean of at most 39 values"));
         if dtype == DType::Q8_0Rows {
-            // It has no NaN.
+            // q8_0 has no NaN.
             continue;
         }
         let fills = [Fill::Uniform(2.0), stale(), stale()];
@@ -283,7 +286,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Whole numbers of 8 bits times a power of two for each place: what f16 holds, and q8_0 where it is one for all.
+/// 8-bit integers times a power of two per index: exact in f16, and in q8_0 if the power is the same for all.
 fn exact([heads, rows, head_dim]: [usize; 3], power: impl Fn(usize) -> i32) -> Fill {
     let whole = |i: usize| match i % 32 {
         // The largest of a block, by which q8_0 scales.

@@ -1,8 +1,8 @@
 //! `out[t, h] = sum over s <= position_of(t) of softmax(q[t, h] . k[s] / sqrt(Dh)) * v[s]`: grouped-query attention
 //! of a few rows over the KV cache.
 //!
-//! Fuses scores, softmax and weighted sum: no `[T, H, S]` leaves the workgroup. `attention` takes more tokens
-//! in tiles, which a few would leave nearly empty.
+//! Fuses scores, softmax and weighted sum: no `[T, H, S]` is stored. `attention` handles more tokens, in
+//! tiles that a few would leave nearly empty.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -23,7 +23,7 @@ pub struct AttentionDecode {
     pub out: TensorId,
     /// Query heads `H`.
     pub query_heads: usize,
-    /// Whether rows of a batch may see keys of each other, which the cache has to hold before this runs.
+    /// Whether rows of a batch may see each other's keys, which the cache then has to hold before this runs.
     pub packed: bool,
     stride: usize,
     cache: Cache,
@@ -48,8 +48,8 @@ impl AttentionDecode {
     /// Returns the attention of `q` over the cache into `out`.
     ///
     /// # Panics
-    /// When shapes do not fit, a sequence has more than [`FEW_TOKENS`](super::FEW_TOKENS) rows, `Hkv` does not divide `H`, or
-    /// `Dh` is none of 32, 64, 128.
+    /// When shapes do not fit, a sequence has more than [`FEW_TOKENS`](super::FEW_TOKENS) rows, `Hkv` does
+    /// not divide `H`, or `Dh` is none of 32, 64, 128.
     pub fn new(tensors: &Tensors, q: TensorId, kv: KvCache, out: TensorId, query_heads: usize) -> Self {
         let &[tokens, stride] = tensors[q].shape.dims() else { panic!("attention_decode takes [T, stride]") };
         let cache = Cache::new(tensors, kv, tokens);
@@ -61,7 +61,7 @@ impl AttentionDecode {
         Self { q, kv, out, query_heads, packed: false, stride, cache, splits }
     }
 
-    /// Returns the same with other queries.
+    /// Returns the same attention for other queries.
     ///
     /// # Panics
     /// As [`new`](Self::new).
@@ -69,7 +69,7 @@ impl AttentionDecode {
         Self::new(tensors, q, self.kv, self.out, self.query_heads).with_packed(self.packed)
     }
 
-    /// Returns the same for rows that see keys of each other, or do not.
+    /// Sets whether rows of a batch may see each other's keys.
     pub fn with_packed(self, packed: bool) -> Self {
         Self { packed, ..self }
     }
@@ -98,7 +98,8 @@ impl Kernel for AttentionDecode {
     }
 
     fn shape(&self) -> String {
-        // Without the rows: what is tuned decides the order of sums, and a row's bits must not depend on others.
+        // Without the row count: tuned values change the order of sums, and a row's bits must not depend on
+        // others.
         format!("H {}, {}", self.query_heads, self.cache)
     }
 
@@ -145,8 +146,8 @@ impl Kernel for AttentionDecode {
     }
 }
 
-/// OpenELM's heads, in either cache, for one row and a few; caches that end within a chunk or hold NaN past
-/// the step; batches.
+/// OpenELM's heads, in every cache type, for one row and a few; caches that end within a chunk or hold NaN
+/// past the step; batches.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, (rows, s, splits): AttentionAt, heads: [usize; 3], dtype, fills: [Fill; 3], bench| {
         let [q_fill, k_fill, v_fill] = fills;
@@ -173,7 +174,7 @@ pub fn cases() -> Vec<Case> {
         let zero = case("equal scores", (one(290), 300, 1), [8, 2, 64], dtype, uniform(0.0), false);
         cases.push(zero.0.build(zero.1, 1e-12, "an f32 mean of at most 291 values"));
         if dtype == DType::Q8_0Rows {
-            // It has no NaN.
+            // q8_0 has no NaN.
             continue;
         }
         for rows in [one(20), Rows::Sequence(4, 17)] {

@@ -1,7 +1,7 @@
-//! `out[t, h] = sum over i of 2^(top_i - top) * sum_i / sum over i of 2^(top_i - top) * total_i`: the parts of
-//! attention that workgroups computed which shared the keys of a row and head.
+//! `out[t, h] = sum over i of 2^(top_i - top) * sum_i / sum over i of 2^(top_i - top) * total_i`: merges the
+//! partial attention of workgroups that shared the keys of a row and head.
 //!
-//! Not fused: whoever reads the output needs all of its parts, and workgroups are not ordered.
+//! Not fused: a reader of the output needs all parts, and the workgroups of a dispatch are not ordered.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -11,8 +11,8 @@ use crate::tensor::{DType, TensorId, Tensors};
 /// Merge of the parts of attention.
 #[derive(Clone, Debug)]
 pub struct AttentionMerge {
-    /// Parts: `Dh` sums of values by weights, then the largest score in powers of two, the sum of weights and two
-    /// zeros, `[T, H, splits, Dh + 4]` f32.
+    /// Parts: `Dh` weighted sums of values, then the largest score as an exponent of two, the sum of weights
+    /// and two zeros, `[T, H, splits, Dh + 4]` f32.
     pub parts: TensorId,
     /// Weighted values, `[T, H * Dh]` f32.
     pub out: TensorId,

@@ -1,4 +1,4 @@
-//! What the kernels that touch a KV cache know of it.
+//! The KV cache as kernels see it: sizes, operands, shader fragments, and the reference of attention over it.
 
 use std::fmt;
 
@@ -7,10 +7,11 @@ use super::position::Positions;
 use super::{FEW_TOKENS, Fragment, Memory, Operand, Tier, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Keys from which on workgroups share those of a row and head, where a step lets them: see `attention_decode.wgsl`.
+/// Number of keys from which workgroups share the keys of a row and head, if a step allows it: see
+/// `attention_decode.wgsl`.
 pub const SPLIT_KEYS: usize = 768;
 
-/// The KV cache of a layer, and where a step's rows stand in it.
+/// The KV cache of a layer, and the positions of a step's rows in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvCache {
     /// Keys, `[Hkv, S, Dh]`, for a batch `[slots, Hkv, S, Dh]`, in f16, f32 or rows of q8_0.
@@ -35,11 +36,12 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Returns what both caches have in common, for a step of `tokens` rows.
+    /// Returns the cache of keys and values, for a step of `tokens` rows.
     ///
     /// # Panics
-    /// When they differ, are none of f16, f32 and rows of q8_0, do not fit `position`, hold fewer than
-    /// `tokens` keys, or `Dh` is no multiple of 8, of q8_0 none of 32, 64, 128.
+    /// When keys and values differ in shape or type, are none of f16, f32 and rows of q8_0, do not fit
+    /// `position`, hold fewer than `tokens` keys, or `Dh` is no multiple of 8 (for q8_0, none of 32, 64,
+    /// 128).
     pub(super) fn new(tensors: &Tensors, of: KvCache, tokens: usize) -> Self {
         let desc = &tensors[of.k];
         let (slots, [kv_heads, capacity, head_dim]) = match *desc.shape.dims() {
@@ -51,7 +53,7 @@ impl Cache {
         let known = matches!(dtype, DType::F16 | DType::F32 | DType::Q8_0Rows);
         assert!(known, "a cache holds f16, f32 or rows of q8_0, not {dtype}");
         let blocks = dtype != DType::Q8_0Rows || matches!(head_dim, 32 | 64 | 128);
-        assert!(blocks, "a workgroup has whole rows of q8_0: Dh {head_dim}");
+        assert!(blocks, "a cache of q8_0 has Dh 32, 64 or 128, not {head_dim}");
         assert!(head_dim.is_multiple_of(8), "a head is read as pairs of vectors: Dh {head_dim}");
         tensors.expect(of.v, desc.shape.clone(), dtype);
         let positions = Positions::new(tensors, of.position, tokens, capacity);
@@ -73,17 +75,17 @@ impl Cache {
         assert!(query_heads.is_multiple_of(kv_heads), "{kv_heads} kv heads serve {query_heads} query heads");
     }
 
-    /// Asserts the same of attention row by row.
+    /// Asserts the same for attention row by row.
     ///
     /// # Panics
     /// As [`expect_heads`](Self::expect_heads), and when a sequence has more than [`FEW_TOKENS`] rows.
     pub(super) fn expect_few_rows(self, query_heads: usize) {
         let Positions { tokens, batch, .. } = self.positions;
-        assert!(batch || tokens <= FEW_TOKENS, "{tokens} tokens of a sequence are not few");
+        assert!(batch || tokens <= FEW_TOKENS, "{tokens} tokens of a sequence, at most {FEW_TOKENS}");
         self.expect_heads(query_heads);
     }
 
-    /// Returns what scores are multiplied with: shaders compute powers of two.
+    /// Returns the factor of scores. It includes log2(e), because shaders compute powers of two.
     pub(super) fn score_scale(self) -> f32 {
         std::f32::consts::LOG2_E / (self.head_dim as f32).sqrt()
     }
@@ -93,13 +95,13 @@ impl Cache {
         [self.of.k, self.of.v, self.of.position].map(Operand::read)
     }
 
-    /// Returns the operands of a kernel that adds to the cache.
+    /// Returns the operands of a kernel that appends to the cache.
     pub(super) fn written(self) -> [Operand; 2] {
         [self.of.k, self.of.v].map(Operand::read_write)
     }
 
-    /// Returns the fragment that loads four values (`Kv4`, `k_load`, `v_load`, `kv_load`) and makes what is stored
-    /// (`kv_note`, `kv_word`, `kv_scales`).
+    /// Returns the fragment that loads four values (`Kv4`, `k_load`, `v_load`, `kv_load`) and encodes them
+    /// for storing (`kv_note`, `kv_word`, `kv_scales`).
     pub(super) fn fragment(self, tier: Tier) -> Fragment {
         match self.dtype {
             DType::F16 if tier.f16 => fragment!("lib/kv_f16_native.wgsl"),
@@ -109,8 +111,8 @@ impl Cache {
         }
     }
 
-    /// Returns the fragment that loads four values as matrix units take them (`Kv4`, `k_half`, `v_half`); none for f32,
-    /// of which f16 would lose what the cache is there for.
+    /// Returns the fragment that loads four values for matrix units (`Kv4`, `k_half`, `v_half`); none for
+    /// f32, whose precision f16 would lose.
     pub(super) fn half_fragment(self) -> Option<Fragment> {
         match self.dtype {
             DType::F16 => Some(fragment!("lib/kv_half_f16.wgsl")),
@@ -130,7 +132,7 @@ impl Cache {
         (self.kv_heads * rows * self.dtype.row_bytes(self.head_dim)) as u64
     }
 
-    /// Returns the keys of a head that a step behind `position` tokens, in every sequence, reads once each.
+    /// Returns how many different keys of a head a step reads, after `position` tokens in every sequence.
     pub(super) fn keys_read(self, position: usize) -> usize {
         let Positions { tokens, capacity, batch } = self.positions;
         if batch {
@@ -140,7 +142,7 @@ impl Cache {
         }
     }
 
-    /// Returns the pairs of a row and a key that it sees, in a step behind `position` tokens.
+    /// Returns how many pairs of a row and a key that it sees a step has, after `position` tokens.
     pub(super) fn pairs(self, position: usize) -> usize {
         let position = [position as f64].repeat(2 * self.positions.tokens);
         (0..self.positions.tokens).map(|t| self.positions.of(&position, t) + 1).sum()
@@ -158,7 +160,7 @@ impl Cache {
         &cached[first * self.head_dim..][..(self.positions.of(position, t) + 1) * self.head_dim]
     }
 
-    /// Puts the `[Dh]` values that `of` returns for each row and head where the row stands.
+    /// Writes the `[Dh]` values that `of` returns for each row and head at the row's position.
     pub(super) fn append(self, cached: &mut [f64], position: &[f64], of: impl Fn([usize; 2]) -> Vec<f64>) {
         for t in 0..self.positions.tokens {
             for head in 0..self.kv_heads {
@@ -183,13 +185,13 @@ impl Cache {
         1
     }
 
-    /// Returns the bytes of what attention gives, whole or in parts.
+    /// Returns the bytes of the output of attention, whole or in parts.
     pub(super) fn output_bytes(self, query_heads: usize, splits: usize) -> u64 {
         let part = if splits == 1 { self.head_dim } else { splits * (self.head_dim + 4) };
         4 * (self.positions.tokens * query_heads * part) as u64
     }
 
-    /// Computes attention over the cache, whole or in parts: `query` returns that of a row and head.
+    /// Computes attention over the cache, whole or in parts; `query` returns the query of a row and head.
     pub(super) fn attend(
         self,
         memory: &Memory,
@@ -219,7 +221,7 @@ impl Cache {
     }
 }
 
-/// Values by their weights, which are relative to the largest score.
+/// Weighted values; weights are relative to the largest score.
 struct Mix {
     top: f64,
     total: f64,
@@ -227,7 +229,7 @@ struct Mix {
 }
 
 impl Mix {
-    /// Mixes `values`, `[keys, Dh]` like `keys`, by what `q` scores.
+    /// Mixes `values`, `[keys, Dh]` like `keys`, by the scores of `q`.
     fn new(q: &[f64], keys: &[f64], values: &[f64]) -> Self {
         let scale = 1.0 / (q.len() as f64).sqrt();
         let scores: Vec<f64> = keys.chunks(q.len()).map(|key| dot(q, key) * scale).collect();
@@ -240,14 +242,15 @@ impl Mix {
         Self { top, total: weights.iter().sum(), sum }
     }
 
-    /// Returns what a workgroup leaves of its share: the score is in powers of two, as the shaders have it.
+    /// Returns the part that a workgroup stores for its share; the score is an exponent of two, as in the
+    /// shaders.
     fn part(self) -> Vec<f64> {
         let top = (self.top * std::f64::consts::LOG2_E).max(LOWEST);
         [self.sum, vec![top, self.total, 0.0, 0.0]].concat()
     }
 }
 
-/// The score of no key: `LOWEST` of the shaders.
+/// The largest score without keys: `LOWEST` of the shaders.
 const LOWEST: f64 = -3e38;
 
 impl fmt::Display for Cache {

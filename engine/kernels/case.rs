@@ -40,8 +40,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// Returns the inputs: every tensor that the kernel binds filled, weights rounded to what their format
-    /// holds.
+    /// Returns the inputs: fills every tensor that the kernel binds, and rounds weights to their format.
     pub fn memory(&self) -> Memory {
         let bound = |id| self.access(id).is_some();
         let mut memory = Memory::holding(&self.tensors, bound);
@@ -63,7 +62,8 @@ impl Case {
         memory
     }
 
-    /// Returns the bytes and operations of the call, behind as many cached tokens as `position` holds.
+    /// Returns the bytes and operations of the call, after as many cached tokens as the tensor `position`
+    /// holds.
     pub fn cost(&self) -> Cost {
         let position = self.tensors.iter().zip(&self.fills).find_map(|((_, desc), fill)| match fill {
             Fill::Values(values) if desc.name == "position" => Some(values[0] as usize),
@@ -72,7 +72,7 @@ impl Case {
         self.kernel.cost(position.unwrap_or(0))
     }
 
-    /// Returns the largest error of each output at a tier: with what its rounding of inputs adds.
+    /// Returns the tolerance at a tier, which adds the tier's rounding of inputs.
     pub fn tolerance_at(&self, tier: Tier) -> f64 {
         self.tolerance + self.kernel.rounding(tier)
     }
@@ -138,7 +138,7 @@ impl CaseBuilder {
         self
     }
 
-    /// Says whether benches time the case.
+    /// Sets whether benches time the case.
     pub fn benched(self, bench: bool) -> Self {
         Self { bench, ..self }
     }
@@ -149,7 +149,7 @@ impl CaseBuilder {
         self.tensors.add(name, shape, dtype)
     }
 
-    /// Finishes the case. The seed follows from the label, so it never changes by itself.
+    /// Finishes the case. The seed is derived from the label, so it is stable.
     pub fn build(self, kernel: impl Kernel, tolerance: f64, reason: &'static str) -> Case {
         let seed = self.label.bytes().fold(0, |seed, byte| mix(seed, u64::from(byte)));
         let Self { tensors, label, fills, bench } = self;

@@ -1,14 +1,14 @@
 //! How a token is drawn from logits: the options as the device reads them, and the definition in f64.
 //!
-//! The order is that of Hugging Face's `generate`: repeat penalty, temperature, top-k, top-p, min-p, each on
-//! what the one before left over. Equal logits rank by the lower id. What is left is drawn from by weight, in
-//! the order of the ids, with the random number that belongs to the seed and the position of the token.
+//! The order is that of Hugging Face's `generate`: repeat penalty, temperature, top-k, top-p, min-p, each
+//! applied to what the one before left. Equal logits rank by the lower id. The token is drawn from the rest
+//! by weight, in the order of the ids. The random number depends on the seed and the token's position only.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::threefry::random;
 
-/// Where a penalty takes a logit at most, so that none becomes an infinity in f32.
+/// Limit of a penalised logit, so that none becomes infinite in f32.
 const MOST: f64 = 3.4e38f32 as f64;
 
 /// Options of a generation as `sample.wgsl` reads them: 16 words.
@@ -17,7 +17,7 @@ const MOST: f64 = 3.4e38f32 as f64;
 pub struct Options {
     /// 2 / temperature; 0 takes the likeliest.
     inverse: f32,
-    /// 64 * temperature / 2: half the distance to the maximum beyond which no weight is left.
+    /// 64 * temperature / 2: half the distance to the maximum beyond which weights are 0.
     limit: f32,
     /// 0 keeps all.
     top_k: u32,
@@ -27,7 +27,7 @@ pub struct Options {
     reach: f32,
     /// 1 changes nothing.
     pub(super) penalty: f32,
-    /// 0 looks at all tokens.
+    /// 0 is all tokens.
     pub(super) window: u32,
     seed: [u32; 2],
     rest: [u32; 7],
@@ -81,7 +81,7 @@ pub fn penalized(value: f64, penalty: f64) -> f64 {
     }
 }
 
-/// Returns for every id of a vocabulary 1 + the newest index at which it stands in a sequence; 0 if it does not.
+/// Returns, for every id of a vocabulary, 1 + its last index in a sequence; 0 if it does not occur.
 pub fn last_seen(history: &[u32], vocabulary: usize) -> Vec<u32> {
     let mut seen = vec![0; vocabulary];
     for (index, &id) in (1u32..).zip(history) {
@@ -97,8 +97,8 @@ pub fn last_seen(history: &[u32], vocabulary: usize) -> Vec<u32> {
 pub struct Drawn {
     /// The token.
     pub id: usize,
-    /// How far the draw stands from another outcome, as a share of the probability or of a logit: what a
-    /// computation in f32 has to stay within.
+    /// How far the draw is from another outcome, as a share of the probability or of a logit. The error of a
+    /// computation in f32 has to be smaller.
     pub margin: f64,
 }
 
@@ -106,13 +106,13 @@ pub struct Drawn {
 struct Margin(f64);
 
 impl Margin {
-    /// Notes a gap; none at all is exact, on the device too.
+    /// Records a gap. One of zero does not count: it is exact, on the device too.
     fn beside(&mut self, gap: f64) {
         self.0 = if gap == 0.0 { self.0 } else { self.0.min(gap.abs()) };
     }
 }
 
-/// Draws the token at `position` by logits that are penalised already.
+/// Draws the token at `position` by logits that are already penalised.
 ///
 /// # Panics
 /// When there is no logit, or one is NaN.
@@ -125,7 +125,7 @@ pub fn draw(logits: &[f64], options: &Options, position: usize) -> Drawn {
         0 => ranked.len(),
         k => k.min(ranked.len()),
     };
-    // What was divided may be rounded into another order; logits as they stand are exact.
+    // Rounding may reorder penalised logits; the others are exact.
     if let Some(&next) = ranked.get(keep).filter(|_| options.penalty != 1.0) {
         let last = logits[ranked[keep - 1]];
         margin.beside((last - logits[next]) / last.abs());
@@ -141,7 +141,7 @@ pub fn draw(logits: &[f64], options: &Options, position: usize) -> Drawn {
         let total: f64 = ranked.iter().map(weight).sum();
         let (goal, mut sum) = (share(options.top_p) * total, 0.0);
         let reaches = |id: &usize| {
-            // The likeliest is kept whatever the goal.
+            // The likeliest is always kept.
             margin.beside(if sum == 0.0 { 0.0 } else { (sum - goal) / total });
             sum += weight(id);
             sum >= goal
@@ -166,7 +166,7 @@ pub fn draw(logits: &[f64], options: &Options, position: usize) -> Drawn {
     Drawn { id, margin: margin.0 }
 }
 
-/// Returns a share of 2^32 as a number.
+/// Returns `word` / 2^32.
 fn share(word: u32) -> f64 {
     f64::from(word) / 2f64.powi(32)
 }

@@ -1,5 +1,5 @@
-//! `out[t, :] = E[ids[t] - row0, :]`: the embedding lookup, in every weight format. Ids outside the part
-//! of the table that is bound leave their row alone.
+//! `out[t, :] = E[ids[t] - row0, :]`: the embedding lookup, in every weight format. Rows whose id is outside
+//! the bound part of the table are not written.
 
 use bytemuck::{Pod, Zeroable};
 

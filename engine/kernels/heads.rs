@@ -1,11 +1,12 @@
-//! What becomes of a qkv projection before attention: norm of queries and keys, rotation, and the write to the cache.
+//! The steps from a qkv projection to attention: norm of queries and keys, rotation, and the write to the
+//! cache.
 
 use super::cache::{Cache, KvCache};
 use super::math::{rms_norm, rotate};
 use super::{Memory, Operand};
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// A packed qkv projection, with all that makes queries, keys and values of it.
+/// A packed qkv projection, with the tensors that turn it into queries, keys and values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QkvProjection {
     /// Query heads, key heads, then value heads, `[T, (H + 2 Hkv) * Dh]` f32.
@@ -20,7 +21,7 @@ pub struct QkvProjection {
     pub eps: f32,
 }
 
-/// The heads of a projection, which join a cache.
+/// The heads of a projection, and the cache that its keys and values are appended to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heads {
     pub(super) projection: QkvProjection,
@@ -29,7 +30,7 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// Returns the heads of a projection and the cache that its keys and values join.
+    /// Returns the heads of a projection with the cache that its keys and values are appended to.
     ///
     /// # Panics
     /// When shapes do not fit, `T` exceeds `S`, or `Dh` is none of 8, 16, .., 256.
@@ -52,7 +53,7 @@ impl Heads {
         self.cache.positions.tokens
     }
 
-    /// Returns what is read of the projection, then the position.
+    /// Returns the operands that the projection is read from, then the position.
     pub(super) fn operands(&self) -> Vec<Operand> {
         let QkvProjection { qkv, q_weight, k_weight, table, .. } = self.projection;
         [qkv, q_weight, k_weight, table, self.cache.of.position].map(Operand::read).into()

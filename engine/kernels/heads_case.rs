@@ -27,13 +27,13 @@ pub(super) const CACHES: [DType; 3] = [DType::F16, DType::F32, DType::Q8_0Rows];
 /// The rows of a case at their positions.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Rows {
-    /// So many tokens of one sequence, after as many cached ones.
+    /// The number of tokens of one sequence, and of the cached ones before them.
     Sequence(usize, usize),
     /// A (position, slot) for each row of a batch, and the slots of the cache.
     Batch(&'static [[usize; 2]], usize),
 }
 
-/// Returns the row of one token after so many cached ones.
+/// Returns the row of one token after `position` cached ones.
 pub(super) fn one(position: usize) -> Rows {
     Rows::Sequence(1, position)
 }
@@ -67,7 +67,7 @@ impl fmt::Display for Rows {
     }
 }
 
-/// A case in the making: rows of heads and a cache, whose tensors are added one by one.
+/// A case under construction: rows of heads and a cache, whose tensors are added one by one.
 pub(super) struct HeadsCase {
     pub(super) case: CaseBuilder,
     rows: Rows,
@@ -90,13 +90,13 @@ impl HeadsCase {
         Self { case: CaseBuilder::new(label).benched(bench), rows, capacity, heads, dtype, splits: 1 }
     }
 
-    /// Lets so many workgroups share the keys of a head.
+    /// Lets `splits` workgroups share the keys of a head.
     pub(super) fn split(self, splits: usize) -> Self {
         let case = if splits == 1 { self.case } else { self.case.more(&format!("splits {splits}")) };
         Self { case, splits, ..self }
     }
 
-    /// Adds an f32 tensor of so many heads for each row.
+    /// Adds an f32 tensor of `heads` heads per row.
     pub(super) fn of_heads(&mut self, name: &str, heads: usize, fill: Fill) -> TensorId {
         self.case.tensor(name, [self.rows.tokens(), heads * self.heads[2]], DType::F32, fill)
     }
@@ -107,7 +107,7 @@ impl HeadsCase {
         let qkv = self.of_heads("qkv", h + 2 * hkv, fill);
         let [q_weight, k_weight] =
             ["q_weight", "k_weight"].map(|name| self.case.tensor(name, [dh], DType::F32, Fill::Uniform(1.5)));
-        // Any numbers rotate a pair alike; that no cosine equals another shows a wrong row or column.
+        // Any numbers will do for a rotation; different ones reveal a wrong row or column.
         let table = self.case.tensor("table", [self.capacity, dh], DType::F32, Fill::Uniform(1.0));
         QkvProjection { qkv, q_weight, k_weight, table, eps: 1e-6 }
     }
@@ -135,7 +135,8 @@ impl HeadsCase {
         self.case.tensor("out", shape, DType::F32, Fill::Zero)
     }
 
-    /// Finishes the case of a kernel that writes the cache: `exact` is the tolerance, and its reason, of one in f32.
+    /// Finishes the case of a kernel that writes the cache: `exact` is the tolerance for f32, with its
+    /// reason.
     pub(super) fn build_writing(self, kernel: impl Kernel, exact: (f64, &'static str)) -> Case {
         let (tolerance, reason) = match self.dtype {
             DType::F16 => (
@@ -155,8 +156,8 @@ impl HeadsCase {
 /// Rows, the capacity of their sequences, and the workgroups that share the keys of a head.
 pub(super) type AttentionAt = (Rows, usize, usize);
 
-/// Yields what both kernels that attend row by row are tried with: OpenELM's heads for one row and a few, where chunks
-/// of keys end and the cache does, and batches.
+/// Yields the common cases of the two kernels of attention row by row: OpenELM's heads for one row and a few,
+/// ends of chunks of keys and of the cache, and batches.
 pub(super) fn decode_cases(dtype: DType, mut push: impl FnMut(&str, AttentionAt, [usize; 3], bool)) {
     for heads in OPENELM {
         push("OpenELM", (one(511), 512, 1), heads, true);
@@ -184,7 +185,7 @@ pub(super) fn decode_cases(dtype: DType, mut push: impl FnMut(&str, AttentionAt,
     push("past the cache is clamped", (PAST, 37, 1), [4, 2, 64], false);
 }
 
-/// Keys or values of 2 heads and 37 positions of which those past the first 21 were never written.
+/// Keys or values of 2 heads and 37 positions; those past the first 21 are NaN, as if never written.
 pub(super) fn stale() -> Fill {
     let value = |i: usize| {
         if i / 64 % 37 <= 20 { (i * 131 % 257) as f64 / 128.0 - 1.0 } else { f64::NAN }

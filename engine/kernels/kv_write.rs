@@ -1,7 +1,7 @@
-//! `k_cache[:, position_of(t), :] = k[t]; v_cache[:, position_of(t), :] = v[t]`: a step's keys and values
-//! join the cache of their layer.
+//! `k_cache[:, position_of(t), :] = k[t]; v_cache[:, position_of(t), :] = v[t]`: appends a step's keys and
+//! values to the cache of their layer.
 //!
-//! Not fused: `qk_norm_rope` writes the cache where keys are made.
+//! Not fused: `qk_norm_rope` writes the cache as it computes the keys.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -15,9 +15,9 @@ use crate::tensor::{DType, TensorId, Tensors};
 pub struct KvWrite {
     /// Queries and keys, ready for attention, `[T, (H + Hkv) * Dh]` f32.
     pub qk: TensorId,
-    /// Packed projection, of which the values are taken, `[T, (H + 2 Hkv) * Dh]` f32.
+    /// Packed projection, which holds the values, `[T, (H + 2 Hkv) * Dh]` f32.
     pub qkv: TensorId,
-    /// The cache that keys and values join.
+    /// The cache that keys and values are appended to.
     pub kv: KvCache,
     /// Query heads `H`.
     pub query_heads: usize,
@@ -49,7 +49,7 @@ impl KvWrite {
         Self { qk, qkv, kv, query_heads, cache }
     }
 
-    /// Copies each head's rows from `x`, with `heads` heads a token of which `head` is the first copied.
+    /// Copies heads from `x`, which has `heads` heads per token, from number `head` on.
     fn copy(&self, memory: &Memory, x: TensorId, [heads, head]: [usize; 2], out: &mut [f64]) {
         let head_dim = self.cache.head_dim;
         self.cache.append(out, memory.read(self.kv.position), |[t, h]| {
@@ -112,7 +112,7 @@ impl Kernel for KvWrite {
     }
 }
 
-/// OpenELM's heads for one token and a prefill, in either cache, and the ends of the cache.
+/// OpenELM's heads for one token and a prefill, in every cache type, and the ends of the cache.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, at: (Rows, usize), heads @ [h, hkv, _]: [usize; 3], dtype, fill: Fill, bench| {
         let mut case = HeadsCase::new(label, at, heads, dtype, bench);

@@ -1,7 +1,7 @@
-//! `out_x = x[T - 1, :]` and `out_y = y[T - 1, :]`: the last rows, where no others are wanted any more.
+//! `out_x = x[T - 1, :]` and `out_y = y[T - 1, :]`: the last rows, once no other row is needed.
 //!
-//! Behind the last layer's attention that is one launch for a whole step, the residual and what attention mixed
-//! together, and all that follows computes one row in place of `T`.
+//! After the last layer's attention, one launch copies the last row of the residual and of the output of
+//! attention; everything after it computes one row in place of `T`.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -102,7 +102,7 @@ impl Kernel for LastRows {
     }
 }
 
-/// OpenELM's widths behind a prefill, and rows that are hard to place.
+/// OpenELM's widths after a prefill, and rows that are hard to index.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, tokens: usize, [n, m]: [usize; 2], bench: bool| {
         let mut case = CaseBuilder::new(format!("{label}, T {tokens}, N {n}, M {m}")).benched(bench);

@@ -1,24 +1,25 @@
 //! `scores[r, 0] = ln softmax(logits[r, :])[targets[r]]`, then the same of the likeliest tokens of the row.
 //!
-//! Fuses log-softmax, the choice of a target and a partial sort, so that of `[R, V]` only a few numbers a row are
-//! read back. Equal logits rank by the lower id. A row with a logit that is not finite gives [`BROKEN`] and [`NONE`].
+//! Fuses log-softmax, the choice of a target and a partial sort, so that a few numbers per row are read back
+//! in place of `[R, V]`. Equal logits rank by the lower id. A row with a logit that is not finite gives
+//! [`BROKEN`] and [`NONE`].
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, Memory, Operand, Tier, Tunable, bits_fragment, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// The likeliest tokens that each row tells; as in the shader.
+/// Number of likeliest tokens that each row returns; as in the shader.
 pub const TOP: usize = 5;
 
 /// Stands for the id where a rank has no token.
 pub const NONE: u32 = u32::MAX;
 
-/// Stands for the log-probability where a logit of the row is not finite, and of [`NONE`]: no log-probability is
-/// above 0.
+/// Stands for the log-probability if a logit of the row is not finite, and for that of [`NONE`]: no
+/// log-probability is above 0.
 pub const BROKEN: f32 = 1.0;
 
-/// Where a log-probability is taken at least, so that it stays finite in f32.
+/// Lower bound of a log-probability, so that it stays finite in f32.
 const LOWEST: f64 = -3.2e38;
 
 /// Log-probabilities of a target and of the likeliest tokens of each row of logits.
@@ -26,7 +27,7 @@ const LOWEST: f64 = -3.2e38;
 pub struct LogLikelihood {
     /// Logits, `[R, V]` f32.
     pub logits: TensorId,
-    /// The token of each row whose log-probability is wanted, `[at least R]` u32; clamped to the vocabulary.
+    /// The token of each row to score, `[at least R]` u32; clamped to the vocabulary.
     pub targets: TensorId,
     /// Natural log-probabilities: that of the target, then those of the likeliest tokens, `[R, 1 + TOP]` f32.
     pub scores: TensorId,
@@ -45,7 +46,7 @@ struct Params {
 const _: () = assert!(size_of::<Params>() == 4);
 
 impl LogLikelihood {
-    /// Returns the scores of `targets` by `logits`, and what is likeliest.
+    /// Returns the scores of `targets` by `logits`, and those of the likeliest tokens.
     ///
     /// # Panics
     /// When shapes do not fit.
@@ -99,7 +100,8 @@ impl Kernel for LogLikelihood {
     }
 
     fn shape(&self) -> String {
-        // Without the rows: what is tuned decides the order of sums, and a row's bits must not depend on others.
+        // Without the row count: tuned values change the order of sums, and a row's bits must not depend on
+        // others.
         format!("V {}", self.vocabulary)
     }
 
@@ -134,7 +136,7 @@ impl Kernel for LogLikelihood {
     }
 }
 
-/// OpenELM's vocabulary, and logits of which an order or a sum is easily lost.
+/// OpenELM's vocabulary, and logits whose order or sum is easily lost.
 pub fn cases() -> Vec<Case> {
     const V: usize = 32000;
     let case = |label: &str, [rows, vocabulary]: [usize; 2], fill: Fill, targets: &[u32], bench: bool| {
@@ -148,7 +150,7 @@ pub fn cases() -> Vec<Case> {
         let kernel = LogLikelihood::new(&case.tensors, logits, targets, scores, ids);
         case.build(kernel, 1e-13, "f32 logarithms near 10 within 2^-20; tests/kernels.rs compares ids exactly")
     };
-    // Logits that are `rest` but for some.
+    // Logits that are all `rest`, except `some`.
     let values = |n: usize, rest: f64, some: &[(usize, f64)]| {
         let mut values = vec![rest; n];
         some.iter().for_each(|&(index, value)| values[index] = value);

@@ -1,4 +1,4 @@
-//! What several references compute, in f64, with plain loops.
+//! Functions that several references share: f64, plain loops.
 
 /// Returns the dot product of two rows.
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {

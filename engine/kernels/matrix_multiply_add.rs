@@ -1,4 +1,4 @@
-//! Multiply-adds on matrix units: as many f16 operations per second as an adapter that has them can.
+//! Multiply-adds on matrix units: measures the f16 operations per second of an adapter that has them.
 //!
 //! `acc = a b + acc`, `rounds` times from 0, in every workgroup. No model uses it; the instruments do.
 
@@ -100,7 +100,7 @@ impl Kernel for MatrixMultiplyAdd {
     }
 }
 
-/// One workgroup and many, one product and many: factors that are no symmetric matrices.
+/// One workgroup and many, one product and many; the factors are not symmetric.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, groups: usize, rounds: usize, bench: bool| {
         let mut case = CaseBuilder::new(format!("{label}, G {groups}, {rounds} rounds")).benched(bench);

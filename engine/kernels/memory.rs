@@ -5,7 +5,7 @@ use half::f16;
 use crate::quant::q8_0_rows;
 use crate::tensor::{DType, TensorDesc, TensorId, Tensors};
 
-/// The values of every tensor of a table, each as `f64` whatever its element type.
+/// The values of every tensor of a table, as `f64` for any element type.
 ///
 /// Values written to an f16 or q8_0 tensor are rounded, as the device stores them; weights hold what their
 /// format dequantizes to.

@@ -41,8 +41,8 @@ pub use window::Window;
 
 use crate::tensor::TensorId;
 
-/// Declares the kernel modules and lists them: the one word that a new kernel adds. A family is one word too; it has a
-/// table of the names of its kernels, and cases for each.
+/// Declares the kernel modules and lists them: a new kernel adds one word here. A family is one word too; it
+/// has a table of its kernels' names, and cases for each.
 macro_rules! kernels {
     ($($name:ident)*; families: $($family:ident)*) => {
         $(pub mod $name;)*
@@ -119,7 +119,7 @@ pub enum Access {
 }
 
 impl Access {
-    /// Tells whether the kernel may store to the operand.
+    /// Returns whether the kernel may store to the operand.
     pub fn writes(self) -> bool {
         matches!(self, Self::Write | Self::ReadWrite)
     }
@@ -156,7 +156,7 @@ impl Operand {
     }
 }
 
-/// What the device is asked to do: a pure function of the kernel, the tier and the tunables.
+/// What the device runs: a pure function of the kernel, the tier and the tunables.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dispatch {
     /// Values of the shader's `override` declarations, by name.
@@ -167,7 +167,7 @@ pub struct Dispatch {
     pub grid: [u32; 3],
 }
 
-/// The least a kernel must move and compute: the ground for its roofline.
+/// The minimum that a kernel must move and compute: the basis of its roofline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Bytes read from device memory, each operand once.
@@ -201,7 +201,7 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
     /// Returns the kernel's name: the stem of both files.
     fn name(&self) -> &'static str;
 
-    /// Tells whether there is a shader for the tier.
+    /// Returns whether there is a shader for the tier.
     fn runs_on(&self, _tier: Tier) -> bool {
         true
     }
@@ -212,23 +212,22 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
     /// Returns the tensors in the order of their bindings.
     fn operands(&self) -> Vec<Operand>;
 
-    /// Returns the sizes and formats by which calls differ in speed, `1152 x 1280, q8_0`: calls of one
-    /// shape are tuned together.
+    /// Returns the tuning key: the sizes and formats that decide the speed of a call, `1152 x 1280, q8_0`.
     fn shape(&self) -> String;
 
-    /// Returns what may be tuned, at one tier or another.
+    /// Returns the tunables of all tiers.
     fn tunables(&self) -> Vec<Tunable> {
         Vec::new()
     }
 
-    /// Returns every combination of these values that the kernel runs with; of another one, a tunable or more
-    /// keeps its default.
+    /// Returns every combination of tunable values that the kernel runs as chosen. In any other, a tunable or
+    /// more keeps its default.
     fn choices(&self, _tier: Tier) -> Vec<Choice> {
         Choice::all(&self.tunables())
     }
 
-    /// Returns the values that take the place of defaults, where nothing was tuned, on a device whose subgroups
-    /// all have `size` invocations.
+    /// Returns the values that replace the defaults, if nothing was tuned, on a device whose subgroups all
+    /// have `size` invocations.
     fn suited_to(&self, _size: u32) -> Choice {
         Choice::default()
     }
@@ -236,13 +235,13 @@ pub trait Kernel: Any + fmt::Debug + Send + Sync {
     /// Returns overrides, parameters and grid, with tunables as chosen.
     fn dispatch(&self, tier: Tier, choice: &Choice) -> Dispatch;
 
-    /// Returns what the tier's rounding of inputs adds to the error of each output, as NMSE: 0 where they are
-    /// taken as they are.
+    /// Returns what the tier's rounding of inputs adds to the error of each output, as NMSE; 0 if it does not
+    /// round.
     fn rounding(&self, _tier: Tier) -> f64 {
         0.0
     }
 
-    /// Returns the bytes and operations of one call behind `position` cached tokens.
+    /// Returns the bytes and operations of one call after `position` cached tokens.
     fn cost(&self, position: usize) -> Cost;
 
     /// Computes the outputs in f64 with plain loops: the specification.

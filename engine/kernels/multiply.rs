@@ -1,7 +1,7 @@
 //! `out[r, c] = a[r, c] * b`: a window times one factor for each run of a row, or one vector for all runs.
 //!
-//! A link of the chain that naive code makes of an RMSNorm; on purpose not fused. A run is a whole row of an
-//! activation, or a head of queries or keys. Each link costs a launch and a round trip.
+//! One of the steps of an RMSNorm in naive code; deliberately not fused. Each step costs a launch and a round
+//! trip. A run is a whole row of an activation, or a head of queries or keys.
 
 use std::ops::Range;
 
@@ -58,7 +58,7 @@ impl Multiply {
         Self { a, b, out, width, per_run }
     }
 
-    /// Returns which factor is that of value number `i`.
+    /// Returns the index of the factor of value number `i`.
     fn factor(&self, i: usize) -> usize {
         if self.per_run { i / self.width } else { i % self.width }
     }
@@ -120,7 +120,7 @@ impl Kernel for Multiply {
     }
 }
 
-/// Both products of OpenELM's norms for one token and a prefill, and windows that are hard to place.
+/// Both products of OpenELM's norms for one token and a prefill, and windows that are hard to index.
 pub fn cases() -> Vec<Case> {
     type Block = [Range<usize>; 2];
     // Each window with the size of its tensor.
@@ -134,7 +134,7 @@ pub fn cases() -> Vec<Case> {
             [rows, runs] => case.tensor("b", [rows, runs], DType::F32, fill),
             _ => case.tensor("b", [b[0]], DType::F32, fill),
         };
-        // What lies beside the window must survive.
+        // Values outside the window must not change.
         let tensor = case.tensor("out", out.1, DType::F32, Fill::Uniform(3.0));
         let [rows, cols] = out.0;
         let kernel = Multiply::new(&case.tensors, a, b, Window::new(&case.tensors, tensor, rows, cols));

@@ -1,5 +1,5 @@
-//! Chains of multiply-adds in registers: as many f32 operations per second as the adapter can, the ceiling of
-//! every kernel that is bound by arithmetic.
+//! Chains of multiply-adds in registers: measures the f32 operations per second of an adapter, the ceiling of
+//! every compute-bound kernel.
 //!
 //! `acc[i, j] = acc[i, j] * b[j] + a[i]`, `rounds` times from 0; `out = sum over i, j of acc[i, j]`. No model
 //! uses it; the instruments do.

@@ -1,10 +1,10 @@
-//! The positions of a step's rows: one after another in one sequence, or each in a sequence of its own.
+//! The positions of a step's rows: consecutive in one sequence, or each in another sequence.
 
 use super::{Fragment, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// What the tensor `position` of a step holds: `[1]` the tokens cached before the step, `[T, 2]` the (position, slot)
-/// of each row of a batch.
+/// The layout of a step's tensor `position`: `[1]`, the tokens cached before the step, or `[T, 2]`, the
+/// (position, slot) of each row of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Positions {
     pub(super) tokens: usize,

@@ -1,8 +1,8 @@
 //! Norm of query and key heads, rotation, and append to the KV cache: all between the qkv projection and
 //! attention.
 //!
-//! Fuses `qk_norm`, `rope` and `kv_write`: two launches less, and the round trips of `[T, H + Hkv, Dh]`
-//! from norm to rotation and of `[T, Hkv, Dh]` from rotation to cache.
+//! Fuses `qk_norm`, `rope` and `kv_write`: saves two launches, and the round trips of `[T, H + Hkv, Dh]` from
+//! norm to rotation and of `[T, Hkv, Dh]` from rotation to cache.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -118,7 +118,7 @@ impl Kernel for QkNormRope {
     }
 }
 
-/// OpenELM's heads for one token and a prefill, in either cache, and the ends of the cache.
+/// OpenELM's heads for one token and a prefill, in every cache type, and the ends of the cache.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, at: (Rows, usize), heads: [usize; 3], dtype, fill: Fill, bench| {
         let mut case = HeadsCase::new(label, at, heads, dtype, bench);

@@ -1,9 +1,9 @@
 //! Norm of query and key heads, rotation, append to the KV cache, and attention of a few rows over it: all
 //! between the qkv projection and the output projection of a decode step.
 //!
-//! Fuses `qk_norm_rope` and `attention_decode`: a launch less, and the round trip of `[T, H, Dh]` between them.
-//! Every workgroup prepares the few keys of this step that it looks at, because it cannot see what another
-//! one adds to the cache.
+//! Fuses `qk_norm_rope` and `attention_decode`: saves a launch, and the round trip of `[T, H, Dh]` between
+//! them. Every workgroup computes the few keys of this step that it needs, because it cannot read what
+//! another one appends to the cache.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -40,11 +40,12 @@ struct Params {
 const _: () = assert!(size_of::<Params>() == 28);
 
 impl QkNormRopeAttention {
-    /// Returns the attention of a projection's heads over the cache, which they join, into `out`.
+    /// Returns the append of a projection's keys and values to the cache, and the attention over it into
+    /// `out`.
     ///
     /// # Panics
-    /// When shapes do not fit, a sequence has more than [`FEW_TOKENS`](super::FEW_TOKENS) rows, `Hkv` does not divide `H`, or
-    /// `Dh` is none of 32, 64, 128.
+    /// When shapes do not fit, a sequence has more than [`FEW_TOKENS`](super::FEW_TOKENS) rows, `Hkv` does
+    /// not divide `H`, or `Dh` is none of 32, 64, 128.
     pub fn new(tensors: &Tensors, projection: QkvProjection, kv: KvCache, out: TensorId) -> Self {
         let heads = Heads::new(tensors, projection, kv);
         let Heads { cache, query_heads, .. } = heads;
@@ -77,7 +78,8 @@ impl Kernel for QkNormRopeAttention {
     }
 
     fn shape(&self) -> String {
-        // Without the rows: what is tuned decides the order of sums, and a row's bits must not depend on others.
+        // Without the row count: tuned values change the order of sums, and a row's bits must not depend on
+        // others.
         format!("H {}, {}", self.heads.query_heads, self.heads.cache)
     }
 
@@ -128,8 +130,8 @@ impl Kernel for QkNormRopeAttention {
     }
 }
 
-/// OpenELM's heads, in either cache, for one row and a few, where chunks of keys end and the cache does, and
-/// batches.
+/// OpenELM's heads, in every cache type, for one row and a few, at the ends of chunks of keys and of the
+/// cache, and in batches.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, (rows, s, splits): AttentionAt, heads: [usize; 3], dtype, fill: Fill, bench| {
         let mut case = HeadsCase::new(label, (rows, s), heads, dtype, bench).split(splits);

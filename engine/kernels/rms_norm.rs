@@ -1,7 +1,7 @@
 //! `out[r, :] = x[t, :] * weight * rsqrt(mean(x[t, :]^2) + eps)`: the norm before each projection.
 //!
-//! `out` may have fewer rows than `x`: then the last ones are normalised, `t = T - R + r`, which is how
-//! the head sees only the rows whose logits are wanted.
+//! `out` may have fewer rows than `x`: then the last ones are normalised, `t = T - R + r`, so that the head
+//! runs only for the rows whose logits are needed.
 //!
 //! Not fused: one launch and one round trip of `[T, D]` that the fused pairs save.
 
@@ -68,7 +68,8 @@ impl Kernel for RmsNorm {
     }
 
     fn shape(&self) -> String {
-        // Without the rows: what is tuned decides the order of sums, and a row's bits must not depend on others.
+        // Without the row count: tuned values change the order of sums, and a row's bits must not depend on
+        // others.
         format!("D {}", self.model_dim)
     }
 

@@ -1,4 +1,4 @@
-//! `(x[j], x[j + Dh/2])` turned by the angle `position_of(t) * theta^(-2j / Dh)`: rotary embedding of
+//! `(x[j], x[j + Dh/2])` rotated by the angle `position_of(t) * theta^(-2j / Dh)`: rotary embedding of
 //! queries and keys in the rotate-half (NeoX) layout.
 //!
 //! Not fused: `qk_norm_rope` saves the round trips from the norm and to the cache.
@@ -14,14 +14,14 @@ use crate::tensor::{DType, TensorId, Tensors};
 /// Rotary position embedding of each head.
 #[derive(Clone, Debug)]
 pub struct Rope {
-    /// Heads to turn, `[T, heads * Dh]` f32.
+    /// Heads to rotate, `[T, heads * Dh]` f32.
     pub x: TensorId,
     /// Cosines, then sines of every position, `[S, Dh]` f32: see [`table`].
     pub table: TensorId,
     /// Tokens cached before this step, `[1]` u32, or (position, slot) of each row of a batch, `[T, 2]` u32;
     /// clamped to the table.
     pub position: TensorId,
-    /// Turned heads, `[T, heads * Dh]` f32.
+    /// Rotated heads, `[T, heads * Dh]` f32.
     pub out: TensorId,
     heads: usize,
     head_dim: usize,
@@ -60,7 +60,7 @@ impl Rope {
     pub fn new(tensors: &Tensors, x: TensorId, table: TensorId, position: TensorId, out: TensorId) -> Self {
         let &[tokens, columns] = tensors[x].shape.dims() else { panic!("rope takes [T, columns]") };
         let &[capacity, head_dim] = tensors[table].shape.dims() else { panic!("rope's table is [S, Dh]") };
-        assert!(head_dim.is_multiple_of(8), "rope turns vectors of four: Dh {head_dim}");
+        assert!(head_dim.is_multiple_of(8), "rope rotates vectors of four: Dh {head_dim}");
         let heads = columns / head_dim;
         tensors.expect(x, [tokens, heads * head_dim], DType::F32);
         tensors.expect(table, [capacity, head_dim], DType::F32);

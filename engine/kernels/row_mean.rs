@@ -1,7 +1,7 @@
 //! `out[r, n] = mean(x[r, n * W .. (n + 1) * W])`: the mean of each run of `W` values of a row.
 //!
-//! A link of the chain that naive code makes of an RMSNorm; on purpose not fused. Of an activation the run is
-//! the whole row, of queries or keys it is a head.
+//! One of the steps of an RMSNorm in naive code; deliberately not fused. A run is a whole row of an
+//! activation, or a head of queries or keys.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -88,7 +88,7 @@ impl Kernel for RowMean {
     }
 }
 
-/// OpenELM's widths and heads for one token and a prefill, and runs that are hard to share or to add up.
+/// OpenELM's widths and heads for one token and a prefill, and runs that are hard to divide or to add up.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, rows: usize, runs: usize, width: usize, fill: Fill| {
         let mut case = CaseBuilder::new(format!("{label}, {rows} x {runs} of {width}"));

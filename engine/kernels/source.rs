@@ -1,4 +1,4 @@
-//! The text of a kernel: fragments, files that replace them, and the one module that they make.
+//! The text of a kernel: fragments, files that replace them, and the module that they are joined into.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,10 +28,9 @@ macro_rules! fragment {
 }
 pub(crate) use fragment;
 
-/// Shader files that stand in for built-in ones.
+/// Shader files that replace built-in ones.
 ///
-/// They run as built-in ones do, without bounds checks: `samara kernel test` finds what they access out of
-/// bounds.
+/// Like those they run without bounds checks; `samara kernel test` finds accesses out of bounds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shaders {
     folder: PathBuf,
@@ -69,7 +68,7 @@ impl Shaders {
         self.texts.keys().map(String::as_str)
     }
 
-    /// Tells whether a replaced file is among these fragments.
+    /// Returns whether a replaced file is among these fragments.
     pub fn change(&self, fragments: &[Fragment]) -> bool {
         fragments.iter().any(|fragment| self.texts.contains_key(fragment.path))
     }
@@ -109,7 +108,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The text of one WGSL module, which knows where each of its lines comes from.
+/// The text of one WGSL module, with the origin of each of its lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The module.
@@ -119,7 +118,7 @@ pub struct Source {
     lines: Vec<Line>,
 }
 
-/// Where a line of the module begins, and where in which file it stands.
+/// Where a line begins in the module, and in which file at which offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Line {
     start: usize,
@@ -128,7 +127,7 @@ struct Line {
 }
 
 impl Source {
-    /// Joins files, `enable` directives first as WGSL demands.
+    /// Joins files, with `enable` directives first, as WGSL requires.
     fn new(files: Vec<(String, String)>) -> Self {
         let (mut text, mut lines) = (String::new(), Vec::new());
         let mut enabled = BTreeSet::new();
@@ -143,14 +142,14 @@ impl Source {
         }
         for (file, (offset, line)) in all() {
             lines.push(Line { start: text.len(), file, offset });
-            // A directive leaves an empty line behind.
+            // An empty line replaces a directive.
             text.push_str(if line.starts_with("enable ") { "" } else { line });
             text.push('\n');
         }
         Self { text, files, lines }
     }
 
-    /// Returns the file, by its place in `files`, and the bytes in it that a part of the module comes from.
+    /// Returns the index in `files`, and the bytes of that file, that a part of the module comes from.
     pub fn locate(&self, range: Range<usize>) -> (usize, Range<usize>) {
         let at = |offset: usize| {
             let line = self.lines[self.lines.partition_point(|line| line.start <= offset).max(1) - 1];

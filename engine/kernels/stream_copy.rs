@@ -1,4 +1,4 @@
-//! `out = x`: moves as many bytes per second as the adapter can, the memory ceiling of every kernel.
+//! `out = x`: measures the memory bandwidth of an adapter, the ceiling of every memory-bound kernel.
 //!
 //! No model uses it; the instruments do.
 
@@ -86,7 +86,7 @@ impl Kernel for StreamCopy {
     }
 }
 
-/// Lengths around those of a workgroup, and one that no cache of a CPU holds.
+/// Lengths around that of a workgroup, and one that no CPU cache holds.
 pub fn cases() -> Vec<Case> {
     let case = |label: &str, elements: usize, fill: Fill, bench: bool| {
         let mut case = CaseBuilder::new(format!("{label}, N {elements}")).benched(bench);

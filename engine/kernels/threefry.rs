@@ -1,5 +1,5 @@
 //! Threefry-2x32 with 20 rounds, a counter-based generator: Salmon, Moraes, Dror and Shaw, "Parallel random
-//! numbers: as easy as 1, 2, 3", SC 2011. `shaders/lib/threefry.wgsl` is its twin.
+//! numbers: as easy as 1, 2, 3", SC 2011. `shaders/lib/threefry.wgsl` is the same in WGSL.
 
 const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
 /// Makes the third word of the key schedule differ from zero.
@@ -21,7 +21,7 @@ pub fn threefry(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
     x
 }
 
-/// Returns the number by which the token at a position of a sequence is drawn, a share of 2^32.
+/// Returns the random number for the token at a position of a sequence, as a share of 2^32.
 pub fn random(seed: u64, position: usize) -> u32 {
     threefry([seed as u32, (seed >> 32) as u32], [position as u32, 0])[0]
 }

@@ -6,15 +6,15 @@ use std::str::FromStr;
 use super::{Fragment, fragment};
 use crate::error::Error;
 
-/// What rounding activations to 8 bits adds at most to the expected NMSE of products at tier `int8`, whatever
-/// they are. With `m` the largest magnitude of a block of 32, errors are uniform in steps of `m / 127`: their
-/// squares add up to `32 / 12 (m / 127)^2` = 1.65e-4 `m^2`, those of the values to at least `m^2`. Uniform
-/// values have 1.5e-5. That the integers are right to the last is what `tests/rows.rs` checks.
+/// Upper bound of what rounding activations to 8 bits adds to the expected NMSE of products at tier `int8`.
+/// With `m` the largest magnitude of a block of 32, errors are uniform in steps of `m / 127`: their squares
+/// add up to `32 / 12 (m / 127)^2` = 1.65e-4 `m^2`, those of the values to at least `m^2`. Uniform values
+/// have 1.5e-5. Tests check separately that the integers are exact.
 pub(super) const INT8_ERROR: f64 = 2e-4;
 
-/// What rounding a factor to the 11 bits of f16 adds at most to the NMSE of products at tier `coop`. A value may be
-/// off by 2^-10 of itself, because devices need not round to the nearest; where all are off alike, so are sums.
-/// To the nearest, uniform values have 5e-8.
+/// Upper bound of what rounding a factor to the 11 bits of f16 adds to the NMSE of products at tier `coop`. A
+/// value may be off by 2^-10 of itself, because devices need not round to nearest; if all err in one
+/// direction, so do sums. Rounded to nearest, uniform values have 5e-8.
 pub(super) const F16_ERROR: f64 = 9.6e-7;
 
 /// The square matrices that an adapter's matrix units multiply.
@@ -58,7 +58,7 @@ impl Tier {
     pub const ALL: [Self; 6] =
         [Self::PLAIN, Self::F16, Self::SUBGROUP, Self::COOP, Self::COOP_EIGHT, Self::INT8];
 
-    /// Tells whether an adapter that offers `offered` runs this tier.
+    /// Returns whether an adapter that offers `offered` runs this tier.
     pub fn within(self, offered: Self) -> bool {
         (offered.f16 || !self.f16)
             && (offered.subgroup || !self.subgroup)
@@ -66,26 +66,26 @@ impl Tier {
             && (offered.int8 || !self.int8)
     }
 
-    /// Returns the tier with the matrices that an adapter has, in place of those of another shape: who asks for
-    /// matrix units means whichever there are.
+    /// Returns the tier with the matrix shape of an adapter: a request for matrix units means whichever it
+    /// has.
     pub fn shaped_as(self, offered: Self) -> Self {
         Self { coop: self.coop.map(|shape| offered.coop.unwrap_or(shape)), ..self }
     }
 
-    /// Returns the workgroup memory that kernels may take: WebGPU's default, and twice as much on matrix units, beside
-    /// which every device has it.
+    /// Returns the workgroup memory that kernels may use: WebGPU's default, or twice as much with matrix
+    /// units, whose devices all have it.
     pub fn workgroup_bytes(self) -> u32 {
         if self.coop.is_some() { 32 << 10 } else { 16 << 10 }
     }
 
-    /// Returns the reductions over a workgroup (`Invocation`, `reduce_add`, `reduce_max`): a barrier
-    /// tree, or subgroup operations with two barriers. Its `main` calls the kernel's `run(at: Invocation)`.
+    /// Returns the reductions over a workgroup (`Invocation`, `reduce_add`, `reduce_max`): a barrier tree, or
+    /// subgroup operations with two barriers. Its `main` calls the kernel's `run(group, at: Invocation)`.
     pub fn reduce(self) -> Fragment {
         if self.subgroup { fragment!("lib/reduce_subgroup.wgsl") } else { fragment!("lib/reduce_tree.wgsl") }
     }
 
-    /// Returns the sums of a few vectors over a workgroup (`Invocation`, `share`, `settle`, `total`), with
-    /// `main` as above.
+    /// Returns the sums of a few vectors over a workgroup (`Invocation`, `share`, `settle`, `total`). Its
+    /// `main` calls the kernel's `run(at: Invocation)`.
     pub fn reduce4(self) -> Fragment {
         if self.subgroup {
             fragment!("lib/reduce4_subgroup.wgsl")

@@ -1,4 +1,4 @@
-//! Where a row of logits stands in its sequence, and where the token goes that it chooses: the same for `argmax` and
+//! A row's position in its sequence, and where the token that it chooses goes: shared by `argmax` and
 //! `sample`.
 
 use std::ops::Range;
@@ -6,10 +6,10 @@ use std::ops::Range;
 use super::{Fragment, Memory, Operand, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// What stands for the id where no token can be chosen.
+/// Stands for the id if no token can be chosen.
 pub const NONE: u32 = u32::MAX;
 
-/// The tensors that a chosen token goes to.
+/// The tensors that a chosen token is written to.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenState {
     /// Token ids of the step, `[T]` u32. The choice of the last row becomes the first: the next step embeds it.
@@ -24,9 +24,10 @@ pub struct TokenState {
 /// Which rows of logits choose a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The last row of a step of so many tokens. The sequence goes on by itself: many steps need no read-back.
+    /// The last row of a step of this many tokens. The device advances the sequence: many steps need no
+    /// read-back.
     Last(usize),
-    /// Every row of a step of drafted tokens: row `r` chooses what follows token `r`.
+    /// Every row of a step of draft tokens: row `r` chooses the successor of token `r`.
     Drafted,
     /// Every row of a batch, one for each sequence.
     Batch,
@@ -43,8 +44,8 @@ pub(super) struct Choosing {
 }
 
 impl Choosing {
-    /// Returns the choice by the last of `rows` rows of a step of `advance` tokens, or by every row if there is no
-    /// such number.
+    /// Returns the choice by the last of `rows` rows of a step of `advance` tokens, or by every row if
+    /// `advance` is `None`.
     ///
     /// # Panics
     /// When shapes do not fit.
@@ -93,7 +94,7 @@ impl Choosing {
         [ids, position, out].map(Operand::read_write)
     }
 
-    /// Returns the words read and written of what a token goes to.
+    /// Returns how many words of the state are read and written.
     pub(super) fn words(&self) -> [u64; 2] {
         match self.mode {
             Mode::Last(_) => [1, 3],
@@ -116,7 +117,7 @@ impl Choosing {
         }
     }
 
-    /// Puts the tokens, one for each row that chooses, where they go.
+    /// Writes the tokens, one for each row that chooses, to the state.
     pub(super) fn publish(&self, memory: &mut Memory, tokens: &[u32]) {
         let TokenState { ids, position, out } = self.state;
         let Mode::Last(_) = self.mode else {

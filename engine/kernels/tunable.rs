@@ -1,9 +1,9 @@
-//! What may be tuned: values that decide how fast a dispatch is and not what it computes.
+//! Tunables: values that decide how fast a dispatch is, not what it computes.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A value that decides how fast a dispatch is and not what it computes.
+/// A value that decides how fast a dispatch is, not what it computes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunable {
     /// The name of the shader's `override`.
@@ -21,17 +21,17 @@ impl Tunable {
     }
 }
 
-/// Values for tunables by name. What is not chosen, or cannot be, keeps its default.
+/// Values for tunables by name. A tunable without a valid value keeps its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice(BTreeMap<String, u32>);
 
 impl Choice {
-    /// Returns the value that each tunable has without tuning.
+    /// Returns the choice of every default.
     pub fn defaults(tunables: &[Tunable]) -> Self {
         tunables.iter().map(|tunable| (tunable.name.to_owned(), tunable.default)).collect()
     }
 
-    /// Returns every choice that there is: one value for each tunable.
+    /// Returns every possible choice of one value for each tunable.
     pub fn all(tunables: &[Tunable]) -> Vec<Self> {
         let with = |choices: Vec<Self>, tunable: &Tunable| {
             let each = |choice: Self| {
@@ -52,7 +52,7 @@ impl Choice {
         *chosen.unwrap_or(&tunable.default)
     }
 
-    /// Returns the same with values of `other` for what is not chosen.
+    /// Returns the choice, with the values of `other` for tunables that it has none for.
     pub fn or(mut self, other: Self) -> Self {
         other.0.into_iter().for_each(|(name, value)| _ = self.0.entry(name).or_insert(value));
         self

@@ -1,7 +1,7 @@
 //! `out[r, c] = f(x[r, c])`: one elementary operation on every value of a window.
 //!
-//! A link of the chain that naive code makes of an RMSNorm; on purpose not fused. Each link costs a launch
-//! and a round trip, which `rms_norm` and `qk_norm` save.
+//! One of the steps of an RMSNorm in naive code; deliberately not fused. Each step costs a launch and a round
+//! trip, which `rms_norm` and `qk_norm` save.
 
 use std::fmt;
 use std::ops::Range;
@@ -138,7 +138,7 @@ impl Kernel for Unary {
     }
 }
 
-/// The links of OpenELM's norms for one token and a prefill, and windows that are hard to place.
+/// The steps of OpenELM's norms for one token and a prefill, and windows that are hard to index.
 pub fn cases() -> Vec<Case> {
     use Operation::{Add, Rsqrt, Square};
     type Block = [Range<usize>; 2];
@@ -153,7 +153,7 @@ pub fn cases() -> Vec<Case> {
     };
     let bench = |case| Case { bench: true, ..case };
     let uniform = || Fill::Uniform(2.0);
-    // What a mean of squares may be: 2^-40 to 2^40, in no order.
+    // Possible means of squares: 2^-40 to 2^40, in no order.
     let positive = |n: usize| Fill::Values((0..n).map(|i| ((i * 37 % 161) as f64 / 2.0 - 40.0).exp2()).collect());
     let mut cases = Vec::new();
     for model_dim in [1280, 1536, 2048, 3072] {

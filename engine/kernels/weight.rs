@@ -3,9 +3,9 @@
 use super::{Fragment, fragment};
 use crate::quant::Format;
 
-/// Returns the fragment that binds the planes of a format in group 1 and reads 16 values at a time
-/// (`Weight16`, `weight16(row, chunk, cols)`), or in pieces of 16 bytes and more (`piece(row, at, cols)`,
-/// `part16(piece, part)`): 16 values are one load in q8_0, 32 in q4_0.
+/// Returns the fragment that binds the planes of a format in group 1 and reads them in pieces of 16 bytes or
+/// more (`Piece`, `piece(row, at, cols)`). A piece has `PARTS` chunks of 16 values (`WeightChunk`,
+/// `weight_chunk(piece, part)`): one in q8_0, two in q4_0.
 pub(crate) fn weight_fragment(format: Format) -> Fragment {
     match format {
         Format::F32 => fragment!("quant/f32.wgsl"),
@@ -16,8 +16,8 @@ pub(crate) fn weight_fragment(format: Format) -> Fragment {
     }
 }
 
-/// Returns the fragment that reads the same weights as integers, a block of 32 and its scale at a time (`Piece`,
-/// `piece(row, block, cols)`), and packs values of x in their order (`packed`).
+/// Returns the fragment that reads the same weights as integers, one block of 32 and its scale at a time
+/// (`Piece`, `piece(row, block, cols)`), and packs values of x in their order (`packed`).
 ///
 /// # Panics
 /// When the format has no integers.

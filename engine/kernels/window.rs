@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Operand;
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// Neighbouring columns in neighbouring rows of an f32 tensor; value number `i`, row by row, stands at
+/// Neighbouring columns in neighbouring rows of an f32 tensor; value number `i`, row by row, is at
 /// `first + i / cols * stride + i % cols`.
 #[derive(Clone, Debug)]
 pub struct Window {
@@ -49,7 +49,7 @@ impl Window {
         self.rows * self.cols
     }
 
-    /// Returns where value number `i` stands in the tensor.
+    /// Returns the index of value number `i` in the tensor.
     pub(super) fn at(&self, i: usize) -> usize {
         self.first + i / self.cols * self.stride + i % self.cols
     }

@@ -6,7 +6,7 @@ use crate::kernels::{Case, CaseBuilder, Fill};
 use crate::quant::Format;
 use crate::tensor::DType;
 
-/// A case in the making: a kernel of the family, its sizes and what fills its tensors.
+/// A case under construction: a kernel of the family, its sizes and the values of its tensors.
 #[derive(Clone, Debug)]
 pub struct ProductCase {
     name: &'static str,
@@ -72,7 +72,7 @@ impl ProductCase {
         Self { weight, ..self }
     }
 
-    /// Takes inputs of one sign: no other output averages out what would cancel in the sum of one.
+    /// Takes inputs of one sign: with a single output, errors of cancellation would not average out.
     fn positive(self) -> Self {
         let values = |n: usize| Fill::Values((0..n).map(|i| (i * 37 % 64 + 32) as f64 / 64.0).collect());
         let (weight_rows, tokens, cols) = (self.weight_rows(), self.tokens, self.cols);
@@ -83,22 +83,22 @@ impl ProductCase {
         self.outputs * if self.name.ends_with("swiglu") { 2 } else { 1 }
     }
 
-    /// Has benches time it.
+    /// Lets benches time it.
     fn bench(self) -> Self {
         Self { bench: true, ..self }
     }
 
-    /// Takes the last of so many rows of `x`.
+    /// Takes the last of `x_rows` rows of `x`.
     fn last_of(self, x_rows: usize) -> Self {
         Self { x_rows: Some(x_rows), ..self }
     }
 
-    /// Writes the columns from `row0` on of so many.
+    /// Writes the columns from `row0` on, of `width`.
     fn part(self, row0: usize, width: usize) -> Self {
         Self { part: Some([row0, width]), ..self }
     }
 
-    /// Makes the case.
+    /// Builds the case.
     pub fn build(self) -> Case {
         let weight_rows = self.weight_rows();
         let Self { name, label, format, tokens, outputs, cols, .. } = self;
@@ -154,7 +154,7 @@ pub fn cases(name: &str) -> Vec<Case> {
 /// Cases of a few tokens.
 fn rows(name: &str, format: Format) -> Vec<ProductCase> {
     let draft = |label: &str, sizes| ProductCase::new(name, label, format, sizes);
-    // What a model runs: in every format, then in one.
+    // Sizes of real models: those for every format, then those for q8_0 only.
     let (every, one): (&[_], &[_]) = match name {
         "matvec" => (
             &[

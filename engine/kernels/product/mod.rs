@@ -1,11 +1,11 @@
 //! `out[r, row0 + n] = epilogue(W prologue(x)[T - R + r, :])[n]`: every projection and the head, in every weight
 //! format.
 //!
-//! A product is one kernel with three choices: the [`Path`] that its loop takes, the [`Prologue`] that x goes through
-//! and the [`Epilogue`] that its sums go through. Each choice is one file of `shaders/product/`. What a fused one
-//! saves is a launch, and the round trip of what it does not store: `[R, K]` for a norm, `[R, N]` for a residual add,
-//! `[R, 2F]` for a gate. `out` may have fewer rows than `x`: the last ones are taken, which is how the head sees only
-//! the rows whose logits are wanted.
+//! A product is one kernel with three choices: the [`Path`] of its loop, the [`Prologue`] that is applied to
+//! x and the [`Epilogue`] that is applied to its sums. Each choice is one file of `shaders/product/`. Fusing
+//! saves a launch, and the round trip of the tensor that is not stored: `[R, K]` for a norm, `[R, N]` for a
+//! residual add, `[R, 2F]` for a gate. `out` may have fewer rows than `x`: then the last ones are computed,
+//! so that the head runs only for the rows whose logits are needed.
 
 mod cases;
 mod rows;
@@ -23,8 +23,8 @@ use super::{Choice, Cost, Dispatch, Fragment, Kernel, Memory, Operand, Tier, Tun
 use crate::quant::Format;
 use crate::tensor::{DType, TensorId, Tensors};
 
-/// The kernels of the family. Their names are prologue, path and epilogue; a combination that is not here is refused
-/// when a graph is built, because no model needs it.
+/// The kernels of the family. Their names are prologue, path and epilogue; any other combination panics when
+/// a graph is built, because no model needs it.
 pub const NAMES: &[&str] = &[
     "matmul",
     "matmul_add",
@@ -38,16 +38,17 @@ pub const NAMES: &[&str] = &[
     "norm_matvec_swiglu",
 ];
 
-/// How the loop of a product goes over tokens and rows of the weight.
+/// How the loop of a product iterates over tokens and rows of the weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// Row by row, for a few tokens: `rows.wgsl`. What is computed for one token does not depend on the others.
+    /// Row by row, for a few tokens: `product/rows.wgsl`. The result of a token does not depend on the
+    /// others.
     Rows,
-    /// Tile by tile, for many tokens: `tile_*.wgsl`.
+    /// Tile by tile, for many tokens: `product/tile_*.wgsl`.
     Tiles,
 }
 
-/// What `x` goes through before it is multiplied.
+/// What is applied to `x` before the product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Prologue {
     /// Nothing.
@@ -61,7 +62,7 @@ pub enum Prologue {
     },
 }
 
-/// What the sums go through before they are stored.
+/// What is applied to the sums before they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Epilogue {
     /// Nothing.
@@ -82,15 +83,15 @@ pub struct Product {
     pub x: TensorId,
     /// Rows of the matrix, in any weight format: `[rows, K]`, or `[2F, K]` for SwiGLU.
     pub weight: TensorId,
-    /// Results, `[R, N]` f32 with `R <= T`; as many columns are written as the weight has outputs.
+    /// Results, `[R, N]` f32 with `R <= T`. One column is written per output of the weight.
     pub out: TensorId,
     /// The first column that is written: the row of the whole matrix at which `weight` begins.
     pub row0: usize,
-    /// How the loop goes.
+    /// The loop.
     pub path: Path,
-    /// What `x` goes through.
+    /// What is applied to `x`.
     pub prologue: Prologue,
-    /// What the sums go through.
+    /// What is applied to the sums.
     pub epilogue: Epilogue,
     name: &'static str,
     size: Size,
@@ -114,12 +115,12 @@ struct Size {
     width: usize,
 }
 
-/// How a path computes: its text, and how a call is cut into workgroups.
+/// The loop of a path: its shader text, and how a call is divided into workgroups.
 trait Loop {
-    /// Returns the file of the loop, and after it what it includes.
+    /// Returns the file of the loop, then the fragments that it uses.
     fn source(&self, size: &Size, tier: Tier) -> Vec<Fragment>;
 
-    /// Returns the key by which calls are tuned together.
+    /// Returns the tuning key.
     fn shape(&self, size: &Size) -> String;
 
     fn tunables(&self, size: &Size) -> Vec<Tunable>;
@@ -176,7 +177,7 @@ impl Prologue {
         }
     }
 
-    /// Returns a row of `x` as it is multiplied.
+    /// Returns a row of `x` after the prologue.
     fn apply<'a>(self, memory: &Memory, x: &'a [f64]) -> Cow<'a, [f64]> {
         match self {
             Self::Plain => x.into(),
@@ -201,7 +202,7 @@ impl Epilogue {
         }
     }
 
-    /// Returns how many rows of the weight make one output: number `n` takes rows `n`, `n + outputs`, ...
+    /// Returns the weight rows per output: output `n` takes rows `n`, `n + outputs`, ...
     fn rows_per_output(self) -> usize {
         match self {
             Self::Store | Self::Add { .. } => 1,
@@ -209,7 +210,7 @@ impl Epilogue {
         }
     }
 
-    /// Returns element `at` of `out`, of which `y` gives the products.
+    /// Returns element `at` of `out`; `y` returns the products that it takes.
     fn apply(self, memory: &Memory, at: usize, y: impl Fn(usize) -> f64) -> f64 {
         match self {
             Self::Store => y(0),
@@ -242,7 +243,7 @@ impl Product {
         match epilogue {
             Epilogue::Store => {}
             Epilogue::Add { residual } => tensors.expect(residual, [tokens, width], DType::F32),
-            // Gates and ups of an output lie in one part.
+            // The gate and the up of an output have to be in one part.
             Epilogue::SwiGlu => assert!((row0, outputs) == (0, width), "`{name}`: F {width}, {outputs} at {row0}"),
         }
         if path == Path::Rows {
@@ -251,7 +252,7 @@ impl Product {
         Self { x, weight, out, row0, path, prologue, epilogue, name, size }
     }
 
-    /// Returns the same with other choices, another `x` and another `out`.
+    /// Returns the product with the fields that `change` sets.
     ///
     /// # Panics
     /// As [`new`](Self::new).
@@ -298,7 +299,7 @@ impl Size {
         Self { format, tokens, x_rows, rows, cols, outputs: rows / rows_per_output, width }
     }
 
-    /// Returns the weight's sizes and format as they stand in a tuning key: `2 x 768 x 1280, q8_0`.
+    /// Returns the weight's sizes and format as in a tuning key: `2 x 768 x 1280, q8_0`.
     fn weight(&self) -> String {
         let Self { format, rows, cols, outputs, .. } = self;
         match rows / outputs {
@@ -314,7 +315,7 @@ impl Kernel for Product {
     }
 
     fn source(&self, tier: Tier) -> Vec<Fragment> {
-        // The loop comes first: what was tuned for another text of it is forgotten.
+        // The loop comes first: tuned values are keyed by the text of the first file.
         let mut fragments = self.body().source(&self.size, tier);
         let shared = fragment!("product/bindings.wgsl");
         fragments.splice(1..1, [shared, self.prologue.part().fragment, self.epilogue.part().fragment]);

@@ -2,7 +2,7 @@
 //!
 //! A workgroup computes four rows of the weight for a tile of tokens, or four for each invocation. The sum of one
 //! token must not depend on how many others there are. So the number of tokens is not part of the tuning key, and no
-//! default follows from it.
+//! default depends on it.
 
 use super::{Loop, Size};
 use crate::kernels::tier::INT8_ERROR;
@@ -11,14 +11,14 @@ use crate::kernels::{
 };
 use crate::quant::Format;
 
-/// Most tokens of one sequence that take this path in place of tiles, and attend row by row: it reads each weight once
-/// for as many. A prompt's products may take it up to another number, where that was tuned.
+/// Most tokens of one sequence that use this path instead of tiles, and attention row by row: up to this many
+/// share one read of each weight. For the products of a prompt, tuning may choose another limit.
 pub const FEW_TOKENS: usize = 8;
 
 /// Most tokens that this path takes: one for each sequence of a batch, or a short prompt.
 pub const MOST_TOKENS: usize = 64;
 
-/// Rows of the weight that a workgroup, or an invocation, computes: those of a slot.
+/// Rows of the weight in a slot, which a workgroup or an invocation computes.
 const SLOT: usize = 4;
 
 pub(super) struct Rows;
@@ -38,8 +38,8 @@ impl Loop for Rows {
     }
 
     fn tunables(&self, size: &Size) -> Vec<Tunable> {
-        // What was fastest on an H200 for most shapes of the 270M: 8.9 us with 32 and 6.5 us with 128 for
-        // [1280, 3072] q4_0.
+        // The fastest on an H200 for most shapes of the 270M: [1280, 3072] q4_0 took 8.9 us with 32 and 6.5
+        // us with 128.
         let default = match size.cols {
             ..1024 => 32,
             1024..1536 => 64,
@@ -51,9 +51,10 @@ impl Loop for Rows {
         ]
     }
 
-    /// A workgroup of one subgroup is cheap to reduce: with 8 invocations in place of 32, `[1152, 1280]` took 0.57 of
-    /// the time in q8_0 and 0.68 in q4_0 on llvmpipe, whose subgroups are 8. With subgroups of 32 the default is one
-    /// to four. Subgroups of 8 are those of CPUs, where rows apart took 0.73 of the time in q8_0 and 0.56 in q4_0.
+    /// A workgroup of one subgroup is cheap to reduce: with 8 invocations instead of 32, `[1152, 1280]` took
+    /// 0.57 of the time in q8_0 and 0.68 in q4_0 on llvmpipe, whose subgroups are 8. With subgroups of 32 the
+    /// default is one to four of them. Subgroups of 8 mean a CPU, where `APART` took 0.73 of the time in q8_0
+    /// and 0.56 in q4_0.
     fn suited_to(&self, subgroup: u32) -> Choice {
         let apart = (subgroup == 8).then(|| ("APART".to_owned(), 1));
         (subgroup != 32).then(|| ("WG".to_owned(), subgroup)).into_iter().chain(apart).collect()
@@ -62,7 +63,7 @@ impl Loop for Rows {
     fn cut(&self, size: &Size, tier: Tier, choice: &Choice) -> (Vec<(&'static str, f64)>, [u32; 3]) {
         let tunables = self.tunables(size);
         let [wg, apart] = [0, 1].map(|n| choice.of(&tunables[n]));
-        // Only subgroups have rows apart.
+        // `APART` needs subgroup operations.
         let apart = u32::from(tier.subgroup) * apart;
         let slots = if apart == 1 { wg as usize } else { 1 };
         // 1, 2, 4 or, where the sums of 8 fit the workgroup memory, 8 tokens.
@@ -77,14 +78,14 @@ impl Loop for Rows {
     fn rounding(&self, size: &Size, tier: Tier) -> f64 {
         match () {
             () if !tier.int8 || !has_integers(size.format) => 0.0,
-            // No other product averages out what cancels in the one.
+            // With a single product, errors of cancellation do not average out.
             () if size.tokens * size.rows == 1 => 16.0 * INT8_ERROR,
             () => INT8_ERROR,
         }
     }
 }
 
-/// Whether weights of a format are integers with scales.
+/// Returns whether weights of a format are integers with scales.
 pub(super) fn has_integers(format: Format) -> bool {
     matches!(format, Format::Q8_0 | Format::Q4_0)
 }

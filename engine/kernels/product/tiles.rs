@@ -1,7 +1,7 @@
 //! Tile by tile: `shaders/product/tile_*.wgsl`, for many tokens.
 //!
-//! A workgroup computes a tile of tokens x rows of the weight. How large it is decides how fast a call is and not
-//! one bit of what it computes: a row of activations has the same products whatever stands beside it.
+//! A workgroup computes a tile of tokens x rows of the weight. The size of tiles changes the speed of a call,
+//! but not one bit of the result: the products of a row of activations do not depend on the rows beside it.
 
 use super::rows::has_integers;
 use super::{Loop, Size};
@@ -14,7 +14,7 @@ use crate::quant::Format;
 /// Workgroups needed to fill a large GPU. Tiles shrink until a product has this many, if it can.
 const OCCUPIED: usize = 256;
 
-/// Invocations of a workgroup, where they are not tuned.
+/// Invocations of a workgroup, if they are not tuned.
 const WG: u32 = 128;
 
 pub(super) struct Tiles;
@@ -42,7 +42,8 @@ struct Tile {
 }
 
 impl Way {
-    /// Matrix units are used where weights lie within f16's range, and are rounded anyhow or not at all.
+    /// Uses matrix units only for weights that f16 can hold: quantized ones, which are rounded anyway, and
+    /// f16.
     fn of(format: Format, tier: Tier) -> Self {
         match tier.coop {
             _ if tier.int8 && has_integers(format) => Self::Int8,
@@ -79,7 +80,7 @@ impl Loop for Tiles {
         format!("T {}, {}", size.tokens, size.weight())
     }
 
-    /// The groups of 8 tokens and the rows of a tile, and where subgroups multiply matrices the invocations.
+    /// The groups of 8 tokens and the rows of a tile, and on matrix units the invocations.
     fn tunables(&self, size: &Size) -> Vec<Tunable> {
         let Tile { groups, rows, wg } = Tile::default_for(size);
         let mut tunables = vec![
@@ -92,7 +93,7 @@ impl Loop for Tiles {
         tunables
     }
 
-    /// Every choice of a tile that a tier computes as chosen, and what is computed for the default groups.
+    /// Every choice that the tier runs as chosen, and the default groups even if another tile runs for them.
     fn choices(&self, size: &Size, tier: Tier) -> Vec<Choice> {
         let default = Tile::default_for(size).groups;
         let as_chosen = |choice: &Choice| {
@@ -111,19 +112,19 @@ impl Loop for Tiles {
         let Tile { groups, rows, wg } = self.tile(size, tier, choice);
         let own = matches!(Way::of(size.format, tier), Way::Coop(_)).then_some(("WG", wg));
         let overrides = [("GROUPS", groups), ("ROWS", rows)].into_iter().chain(own);
-        // Tiles of tokens side by side, for all tiles of rows.
+        // Tiles of tokens in x, tiles of rows in y.
         let grid = [size.tokens.div_ceil(8 * groups as usize), size.rows.div_ceil(rows as usize)].map(dim);
         (overrides.map(|(name, value)| (name, f64::from(value))).collect(), [grid[0], grid[1], 1])
     }
 
     fn rounding(&self, size: &Size, tier: Tier) -> f64 {
-        // A few products do not average out what cancels in one.
+        // With few products, errors of cancellation do not average out.
         let few = if size.tokens * size.rows < 8 { 16.0 } else { 1.0 };
         match Way::of(size.format, tier) {
             Way::F32 => 0.0,
             Way::Int8 => few * INT8_ERROR,
             Way::Coop(_) if size.format == Format::F16 => few * F16_ERROR,
-            // Two factors are off: twice as far.
+            // Both factors are rounded: twice the error, four times its square.
             Way::Coop(_) => few * 4.0 * F16_ERROR,
         }
     }
@@ -137,7 +138,7 @@ impl Tiles {
         Tile { groups, rows, wg: tunables.get(2).map_or(WG, |tunable| choice.of(tunable)) }
     }
 
-    /// The same, as its way computes it: 32 or 64 tokens on matrix units.
+    /// The tile that runs for a choice: on matrix units, it has 32 or 64 tokens.
     fn tile(&self, size: &Size, tier: Tier, choice: &Choice) -> Tile {
         let tile = self.chosen(size, choice);
         match Way::of(size.format, tier) {
@@ -148,7 +149,8 @@ impl Tiles {
 }
 
 impl Tile {
-    /// Returns the largest tile that leaves workgroups enough, of no more groups than there are.
+    /// Returns the largest tile that still gives [`OCCUPIED`] workgroups, with no more groups than the tokens
+    /// fill.
     fn default_for(size: &Size) -> Self {
         let groups = size.tokens.div_ceil(8);
         let few = dim(groups.min(4));

@@ -12,7 +12,7 @@ pub fn cases() -> Vec<Case> {
     let plain = Setting::default();
     let all = Setting { top_k: 40, top_p: 0.9, min_p: 0.02, penalty: 1.3, window: 64, ..plain };
     let near = |n: usize, step: f64| Fill::Values((0..n).map(|i| f64::from((3.0 + step * (i * 7919 % n) as f64) as f32)).collect());
-    // Logits that are `rest` but for some.
+    // Logits that are all `rest`, except `some`.
     let values = |n: usize, rest: f64, some: &[(usize, f64)]| {
         let mut values = vec![rest; n];
         some.iter().for_each(|&(index, value)| values[index] = value);
@@ -97,7 +97,7 @@ rows("tinier than a step of the weights", [32, 4], values(128, 0.0, &(0..32).map
     cases.into_iter().map(Draft::case).collect()
 }
 
-/// The options of a case, with where its sequence stands.
+/// The options of a case, and the position of its sequence.
 #[derive(Clone, Copy)]
 struct Setting {
     temperature: f32,
@@ -150,7 +150,7 @@ fn rows(label: &str, shape: [usize; 2], logits: Fill, setting: Setting) -> Draft
     Draft { kind: Kind::Drafted, ..last(label, shape, logits, setting) }
 }
 
-/// Sequences with these settings, used over again, in slots out of order, of which there is one more.
+/// Sequences with these settings, repeated, in slots out of order; one slot is left over.
 fn batch(label: &str, shape: [usize; 2], logits: Fill, settings: &[Setting]) -> Draft {
     Draft { kind: Kind::Batch, settings: settings.to_vec(), ..last(label, shape, logits, settings[0]) }
 }
@@ -164,7 +164,7 @@ impl Draft {
         let Self { label, shape: [rows, vocabulary], logits, settings, kind, bench } = self;
         let mut case = CaseBuilder::new(label).benched(bench);
         let words = |words: Vec<u32>| Fill::Values(words.into_iter().map(f64::from).collect());
-        // Ids of a sequence that comes back to some of them.
+        // Ids of a sequence that repeats some of them.
         let id = |index: usize| dim(index * 37 % 61 * 13 % vocabulary);
         let seen = |of: &Setting| {
             let history: Vec<u32> = (0..=of.position.min(64) as usize).map(id).collect();

@@ -1,9 +1,9 @@
 //! `id = draw(logits[r, :])`: repeat penalty, temperature, top-k, top-p, min-p and the draw, on the device.
 //!
-//! Fuses what would be half a dozen steps and a sort; [`draw`] defines it, and `sampler` does the same on the CPU. Where
-//! the id goes, in the same dispatch, so that many tokens are submitted without a read-back: [`TokenState`]. It is noted
-//! as seen, but for that of a drafted row, which may yet be refused: such a row takes the drafted tokens up to its own for
-//! seen. Of a batch, each row has options of its own.
+//! Fuses what would be half a dozen steps and a sort; [`draw`] defines it, and `sampler` does the same on the
+//! CPU. The same dispatch writes the id to [`TokenState`], so that many tokens are submitted without a
+//! read-back, and records it as seen. A row of draft tokens does not record its id, which may still be
+//! rejected; it counts the draft tokens up to its own as seen. Each row of a batch has its own options.
 
 mod cases;
 
@@ -15,13 +15,13 @@ use super::token::{Choosing, Mode, NONE, TokenState};
 use super::{Choice, Cost, Dispatch, Fragment, Kernel, Memory, Operand, Tier, Tunable, bits_fragment, dim, fragment};
 use crate::tensor::{DType, Shape, TensorId, Tensors};
 
-/// Most tokens of a vocabulary: sums of so many 16-bit halves fit a word.
+/// Largest vocabulary: sums of this many 16-bit halves fit a word.
 pub const MAX_VOCABULARY: usize = 1 << 16;
 
 /// A token drawn by the logits of a row.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// What it binds.
+    /// The tensors that it binds.
     pub of: Binds,
     choosing: Choosing,
     vocabulary: usize,
@@ -37,7 +37,7 @@ pub struct Binds {
     pub options: TensorId,
     /// 1 + the newest index of each id in the sequence, or 0, `[V]` u32, of a batch `[slots, V]`: [`draw::last_seen`].
     pub last_seen: TensorId,
-    /// What the token goes to; slots are clamped.
+    /// Where the token is written; slots are clamped.
     pub state: TokenState,
     /// Integers that order like the logits, `[rows that choose, V rounded up to a multiple of 4]` u32.
     pub scratch: TensorId,
@@ -125,7 +125,7 @@ impl Sample {
         logits
     }
 
-    /// Draws by a row; `None` where a logit is not finite.
+    /// Draws by a row; `None` if a logit is not finite.
     fn drawn(&self, memory: &Memory, row: usize) -> Option<Drawn> {
         let logits = self.penalized(memory, row);
         let finite = logits.iter().all(|logit| logit.is_finite());
@@ -133,7 +133,7 @@ impl Sample {
     }
 }
 
-/// Returns the shape of the scratch tensor for the rows that count.
+/// Returns the shape of the scratch tensor for `rows` rows that choose.
 pub fn scratch_shape(rows: usize, vocabulary: usize) -> [usize; 2] {
     [rows, vocabulary.next_multiple_of(4)]
 }
@@ -184,7 +184,7 @@ impl Kernel for Sample {
     }
 
     fn cost(&self, _position: usize) -> Cost {
-        // One reading of the logits and of what was seen, and the keys written; a weight takes two operations.
+        // Logits and `last_seen` are read once, and keys are written; a weight takes two operations.
         let (rows, vocabulary) = (self.choosing.rows().len() as u64, self.vocabulary as u64);
         let tables = if self.choosing.mode == Mode::Batch { rows } else { 1 };
         let read = 4 * (rows + tables) * vocabulary + 4 * tables * Options::WORDS as u64;
