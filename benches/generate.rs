@@ -18,7 +18,7 @@ fn prefill(session: &mut Session, prompt: &[u32]) {
     session.next_greedy().expect("the device runs");
 }
 
-/// Decodes one token after another behind a prompt; starts over when the context is full.
+/// Decodes one token after another after a prompt; starts over when the context is full.
 fn decode(session: &mut Session, prompt: &[u32], tokens: u64) -> Duration {
     let mut spent = Duration::ZERO;
     let mut left = tokens;

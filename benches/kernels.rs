@@ -1,8 +1,8 @@
 //! Every benched case of every kernel on the default adapter: checked once, then timed as
 //! `samara kernel bench` does it (`samara::instruments::workbench`).
 //!
-//! One iteration is one dispatch, by the device's own clock where it has one. Throughput counts the bytes of
-//! `cost()`. A case whose output is off its reference is not timed: the bench stops.
+//! One iteration is one dispatch, timed by the device's clock if it has one. Throughput counts the bytes of
+//! `cost()`. If the output of a case differs from its reference, the bench stops without timing it.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn kernels(c: &mut Criterion) {
             group.throughput(Throughput::Bytes(case.cost().bytes()));
             let mut timer = None;
             group.bench_function(&case.label, |b| {
-                // Only here: a filter leaves most cases out.
+                // Not earlier, because a filter may skip most cases.
                 let timer = timer.get_or_insert_with(|| {
                     let prepared = Prepared::new(&case);
                     let rotation = Rotation::new(&gpu, &prepared).expect("a case fits the device");

@@ -1,7 +1,7 @@
 //! The one error type of the crate: variants by what the caller can do about them.
 //!
 //! Every message is a full sentence that names the file, tensor, flag or limit and both values.
-//! Mistakes of our own (a graph with shapes that do not fit) are assertions, never an [`Error`].
+//! Internal mistakes (a graph with shapes that do not fit) are assertions, never an [`Error`].
 
 use std::path::{Path, PathBuf};
 

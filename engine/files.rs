@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Writes a file, in place of one that is there; on any error what was there stays.
+/// Writes a file, replacing an existing one; on any error, the existing one stays.
 ///
 /// # Errors
 /// When `path` names no file, or the file cannot be written.
@@ -16,7 +16,7 @@ pub fn write_whole(path: &Path, contents: &[u8]) -> Result<()> {
     partial.finish()
 }
 
-/// A file under a temporary name beside its own; it vanishes unless it is finished.
+/// A file under a temporary name next to its own, deleted on drop unless it was finished.
 pub(crate) struct Partial {
     file: File,
     temporary: PathBuf,

@@ -1,6 +1,6 @@
 //! The `samara` command: reads the arguments, runs a subcommand and turns its outcome into an exit code.
 //!
-//! 0 is success, 1 a failure while running or a regression found, 2 a mistake in what was asked for.
+//! 0 is success, 1 a failure while running or a regression found, 2 invalid input.
 
 mod cli;
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(cli::arguments(std::env::args_os()));
     match start_log().and_then(|()| cli.run()) {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader has seen enough (`samara generate | head`).
+        // The reader closed the pipe (`samara generate | head`).
         Err(Failure::Output(e)) if e.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             note(format_args!("error: {failure}"));

@@ -1,10 +1,10 @@
 //! Choosing the next token from logits, on the CPU.
 //!
 //! The order is that of Hugging Face's `generate`: repeat penalty, temperature, top-k, top-p, min-p, each
-//! on what the one before left over. (llama.cpp has the same filters but applies the temperature last, so
+//! applied to what the one before left. (llama.cpp has the same filters but applies the temperature last, so
 //! its top-p and min-p keep other tokens when the temperature is not 1.) Equal logits rank by the lower id.
-//! What is left is drawn from in the order of the ids, by a random number that is a function of the seed and of
-//! the position of the token: the kernel `sample` chooses the same token but for rounding at a boundary.
+//! The token is drawn from the rest in the order of the ids. The random number depends on the seed and the
+//! token's position only. The kernel `sample` chooses the same token, except for rounding at a boundary.
 
 use std::cmp::Ordering;
 
@@ -26,7 +26,7 @@ pub struct SamplerOptions {
     /// Divides positive and multiplies negative logits of tokens that occurred, limited as the temperature is;
     /// 1 changes nothing.
     pub repeat_penalty: f32,
-    /// How many of the newest tokens the penalty looks at; 0 looks at all.
+    /// How many of the last tokens the penalty covers; 0 covers all.
     pub repeat_window: usize,
     /// Selects the sequence of random numbers.
     pub seed: u64,
@@ -97,7 +97,7 @@ impl Sampler {
         &self.options
     }
 
-    /// Tells whether the choice is the largest logit as it stands.
+    /// Returns whether the choice is always the largest logit.
     pub fn is_greedy(&self) -> bool {
         self.options.temperature == 0.0 && self.options.repeat_penalty == 1.0
     }
@@ -105,7 +105,7 @@ impl Sampler {
     /// Returns the next token for `logits` (`[V]`) after the tokens of `history`: its random number is that of
     /// position `history.len()`.
     ///
-    /// Ids of the history that have no logit are passed over.
+    /// Ids of the history that have no logit are ignored.
     ///
     /// # Errors
     /// [`Error::Gpu`] when a logit is not finite, [`Error::Input`] when there is none.
@@ -205,7 +205,7 @@ impl Sampler {
 
     /// Draws one of the candidates by weight, in the order of their ids.
     fn draw(&mut self, position: usize) -> u32 {
-        // What a selection leaves behind is in no particular order.
+        // A selection leaves the candidates in no particular order.
         self.candidates.sort_unstable_by_key(|candidate| candidate.id);
         let share = f64::from(random(self.options.seed, position)) / 2f64.powi(32);
         let mut left = share * self.total();

@@ -33,7 +33,8 @@ impl StopFilter {
     /// Returns what can be printed now that `text` has arrived.
     pub fn push(&mut self, text: &str) -> Passed {
         self.held += text;
-        // The first to be complete ends the text, whatever the pieces; of two that end together the longer.
+        // The stop that completes first ends the text, however it is split; of two that end together, the
+        // longer.
         let found = self.stops.iter().filter_map(|stop| Some((self.held.find(stop.as_str())?, stop)));
         if let Some((at, stop)) = found.min_by_key(|(at, stop)| (at + stop.len(), *at)) {
             self.held.truncate(at);

@@ -20,7 +20,7 @@ pub enum DType {
     Q8_0,
     /// 4-bit integers in blocks of 32 that share an f16 scale.
     Q4_0,
-    /// Like [`DType::Q8_0`] with the scales of a row behind its integers, in one buffer: a KV cache.
+    /// Like [`DType::Q8_0`] with the scales of a row after its integers, in one buffer: a KV cache.
     Q8_0Rows,
 }
 
@@ -33,7 +33,7 @@ impl DType {
         match self {
             Self::F32 | Self::U32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::Q8_0 | Self::Q4_0 | Self::Q8_0Rows => panic!("a {self} value has no size of its own"),
+            Self::Q8_0 | Self::Q4_0 | Self::Q8_0Rows => panic!("a single {self} value has no size"),
         }
     }
 
@@ -102,10 +102,10 @@ impl fmt::Display for Shape {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub u32);
 
-/// What is known of a tensor without its data.
+/// The description of a tensor, without its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorDesc {
-    /// Label for people: a published weight name, or a path such as `layer.3/attn/qkv`.
+    /// Label: a published weight name, or a path such as `layer.3/attn/qkv`.
     pub name: String,
     /// Sizes, outermost first.
     pub shape: Shape,
@@ -135,7 +135,7 @@ impl Tensors {
         self.0.len()
     }
 
-    /// Tells whether the table has no tensor.
+    /// Returns whether the table has no tensor.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -143,7 +143,7 @@ impl Tensors {
     /// Asserts that a tensor has the shape and element type that an operation needs.
     ///
     /// # Panics
-    /// When it does not: a graph was put together wrongly.
+    /// When it does not: the graph was built wrongly.
     pub fn expect(&self, id: TensorId, shape: impl Into<Shape>, dtype: DType) {
         let (found, shape) = (&self[id], shape.into());
         assert!(

@@ -2,8 +2,8 @@
 //!
 //! Encoding is the `tokenizers` crate's. Decoding is done here, byte by byte: each token stands for some
 //! bytes, and text is those bytes read as UTF-8. So a stream of tokens and the whole list give the same
-//! text, also when a character is spread over several tokens. Knows nothing of models; the beginning-of-text
-//! token is the caller's to give.
+//! text, also when a character is spread over several tokens. Knows nothing of models; the caller passes the
+//! beginning-of-text token.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub struct Tokenizer {
     special: HashSet<u32>,
 }
 
-/// How the text of a token in the vocabulary stands for bytes.
+/// How the text of a token in the vocabulary represents bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pieces {
     /// GPT-2's alphabet: one printable character for each byte.
@@ -45,13 +45,13 @@ impl Tokenizer {
     /// [`Error::Model`] when the contents are no tokenizer of these kinds.
     pub fn from_bytes(bytes: &[u8], label: &str) -> Result<Self> {
         let refuse = |why: String| Error::Model(format!("`{label}` is not a usable tokenizer.json: {why}"));
-        // Read before the library does: it panics on some damaged files.
+        // Parsed before the library does, because that panics on some damaged files.
         let file: TokenizerFile = serde_json::from_slice(bytes).map_err(|e| refuse(e.to_string()))?;
         let pieces = Pieces::of(file.decoder.as_ref()).ok_or_else(|| {
             refuse("its decoder is neither byte-level nor SentencePiece with byte fallback".to_owned())
         })?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| refuse(e.to_string()))?;
-        // Some published files ask for these; a prompt is neither cut nor filled up.
+        // Some published files enable these, but a prompt must be neither truncated nor padded.
         inner.with_truncation(None).map_err(|e| refuse(e.to_string()))?;
         inner.with_padding(None);
         let added = inner.get_added_tokens_decoder();
@@ -59,7 +59,7 @@ impl Tokenizer {
         Ok(Self { inner, pieces, special })
     }
 
-    /// Returns the ids of `text`, after `bos` where one is given.
+    /// Returns the ids of `text`, after `bos` if one is given.
     ///
     /// The tokenizer's own template is not applied. Special tokens written out in the text (`</s>`) become
     /// their ids, as in the reference implementation.
@@ -159,14 +159,14 @@ impl TextStream<'_> {
         Ok(text)
     }
 
-    /// Ends the text; a character that never became whole is returned as U+FFFD.
+    /// Ends the text; an incomplete character is returned as U+FFFD.
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.pending).into_owned()
     }
 }
 
 impl Pieces {
-    /// Returns the kind that a tokenizer with this decoder has, if it is one that is known here.
+    /// Returns the kind of a tokenizer with this decoder, if it is supported.
     fn of(decoder: Option<&Decoder>) -> Option<Self> {
         match decoder? {
             Decoder::ByteLevel {} => Some(Self::ByteLevel),
@@ -192,7 +192,7 @@ impl Pieces {
     /// Returns the bytes of a token that is not special.
     fn bytes(self, token: &str) -> Vec<u8> {
         match self {
-            // A token with characters outside the alphabet was added by hand and is meant as it is spelled.
+            // A token with characters outside the alphabet was added by hand and stands for its spelling.
             Self::ByteLevel => {
                 token.chars().map(byte_of).collect::<Option<_>>().unwrap_or_else(|| token.into())
             }
@@ -222,7 +222,7 @@ fn fallback_byte(token: &str) -> Option<u8> {
     hexadecimal.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// The part of a `tokenizer.json` that says how tokens become text.
+/// The part of a `tokenizer.json` that defines how tokens become text.
 #[derive(Deserialize)]
 struct TokenizerFile {
     decoder: Option<Decoder>,

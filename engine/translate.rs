@@ -1,7 +1,7 @@
-//! Kernels in other shading languages, through naga and without a GPU: what `wgpu` hands to each driver, with
-//! no run-time checks, as samara asks of it.
+//! Kernels in other shading languages, translated by naga without a GPU: what `wgpu` passes to each driver,
+//! without run-time checks, as samara configures it.
 //!
-//! It also tells what a shader binds and takes, and shows a mistake on the line of the file where it stands.
+//! It also returns the bindings and resources of a shader, and shows a mistake on its line of its file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -64,7 +64,7 @@ pub struct Binding {
     pub writes: bool,
 }
 
-/// What one workgroup of a shader takes.
+/// The resources that one workgroup of a shader takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
     /// Invocations of a workgroup.
@@ -106,7 +106,7 @@ impl Module {
         Ok(Self { module, info })
     }
 
-    /// Gives every `override` its value: the one given, or its own.
+    /// Gives every `override` its value: the one given, or its default.
     ///
     /// # Errors
     /// When one has neither, or a value does not fit.
@@ -193,7 +193,7 @@ impl Module {
         found
     }
 
-    /// Returns what a workgroup takes.
+    /// Returns the resources that a workgroup takes.
     ///
     /// # Errors
     /// When the module is not [specialised](Self::specialise), or has not one entry point.
@@ -213,7 +213,7 @@ impl Module {
     }
 }
 
-/// Indices are used as they are.
+/// Indices are not checked.
 const UNCHECKED: BoundsCheckPolicies = BoundsCheckPolicies {
     index: BoundsCheckPolicy::Unchecked,
     buffer: BoundsCheckPolicy::Unchecked,
@@ -238,7 +238,7 @@ fn capabilities(tier: Tier) -> Capabilities {
     capabilities
 }
 
-/// Returns an error that shows a mistake with its line and place in its file.
+/// Returns an error that shows a mistake with its line and column in its file.
 fn shown(source: &Source, message: &str, labels: Vec<(Span, String)>, notes: Vec<String>) -> Error {
     let mut files = SimpleFiles::new();
     for (name, text) in &source.files {
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
     use crate::kernels::{Entry, Shaders};
 
-    /// What is said of `add.wgsl` with a change in its text.
+    /// The error message for `add.wgsl` with a change in its text.
     fn message(from: &str, to: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let add = Entry::named("add").unwrap();

@@ -22,15 +22,15 @@ pub enum Role {
     Weight,
     /// State of a session that outlives the step: ids, position, tables, KV caches, logits.
     State,
-    /// A value of this step only; the plan finds it a buffer.
+    /// A value of this step only; the plan assigns it a buffer.
     Activation,
 }
 
-/// One operation: a kernel and the name that people see, `layer.3/attn/qkv`.
+/// One operation: a kernel and its label, `layer.3/attn/qkv`.
 pub struct Op {
-    /// Where in the model it stands.
+    /// Its position in the model, for people to read.
     pub label: String,
-    /// What it does.
+    /// What it computes.
     pub kernel: Box<dyn Kernel>,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Debug for Op {
 }
 
 impl Op {
-    /// Tells whether the operation binds a tensor.
+    /// Returns whether the operation binds a tensor.
     pub fn uses(&self, tensor: TensorId) -> bool {
         self.kernel.operands().iter().any(|operand| operand.tensor == tensor)
     }

@@ -1,7 +1,7 @@
-//! RMSNorms: how many a graph computes, and each as the chain of elementary kernels that naive code launches.
+//! RMSNorms: counts those of a graph, and replaces them by the elementary kernels that naive code launches.
 //!
 //! The OpenELM paper (arXiv 2404.14619) finds that the model loses much of its speed in an RMSNorm that issues
-//! many small launches: with the chain in place of the kernel, that can be measured on any card.
+//! many small launches. With the chain of kernels in place of one, that can be measured on any GPU.
 
 use crate::graph::{Graph, Op, kernel};
 use crate::kernels::add_rms_norm::AddRmsNorm;
@@ -17,7 +17,7 @@ use crate::kernels::{Kernel, Window};
 use crate::tensor::TensorId;
 
 impl Graph {
-    /// Returns the number of RMSNorms: 4 L + 1 in a step that ends with logits, whatever the rules.
+    /// Returns the number of RMSNorms: 4 L + 1 in a step that ends with logits, with any rules.
     pub fn norms(&self) -> usize {
         self.ops.iter().map(norms).sum()
     }
@@ -28,8 +28,8 @@ impl Graph {
     }
 }
 
-/// The norms of an operation; a chain has one mean. Queries and keys have a norm each. Every part of a split
-/// weight computes the norm that it takes in, and the first one counts.
+/// Returns the number of norms of an operation. A chain counts by its mean; queries and keys have a norm
+/// each. Every part of a split weight computes the norm that is fused into it, so only the first part counts.
 fn norms(op: &Op) -> usize {
     let first = |product: &Product| product.prologue != Prologue::Plain && product.row0 == 0;
     let one = is::<RmsNorm>(op) || is::<AddRmsNorm>(op) || is::<RowMean>(op);

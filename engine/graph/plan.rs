@@ -1,7 +1,7 @@
 //! Lifetimes and buffers: which activations may share one buffer.
 //!
 //! A tensor lives from the first operation that binds it to the last. Two tensors share a slot only if
-//! their lives do not touch, so an operation never finds its input and its output in one buffer: a
+//! their lives do not touch, so the input and the output of an operation are never in one buffer: a
 //! buffer bound read-only and read-write in one dispatch is an error in WebGPU. Slots are separate
 //! buffers because wgpu tracks hazards buffer by buffer.
 
@@ -32,7 +32,7 @@ pub fn lifetime(graph: &Graph, tensor: TensorId) -> Option<RangeInclusive<usize>
     Some(*users.first()?..=*users.last()?)
 }
 
-/// Assigns every activation a slot, first come first served, each to the free slot that fits best.
+/// Assigns every activation, in order of first use, the free slot that fits best.
 pub fn plan(graph: &Graph) -> Plan {
     let mut lives: Vec<(TensorId, RangeInclusive<usize>, u64)> = graph
         .tensors()

@@ -1,5 +1,5 @@
 //! `bf16`: one plane, values `2w` (low half) and `2w + 1` (high half) in word `w`, rounded to nearest
-//! even; a half shifted to the top of a word is the f32 it stands for.
+//! even; shifting a half to the top of a word gives its f32.
 
 use half::bf16;
 

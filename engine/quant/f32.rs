@@ -1,4 +1,4 @@
-//! `f32`: one plane, one word a value, the bits as they are.
+//! `f32`: one plane, one word per value, the bits unchanged.
 
 /// Stores the bits of each value.
 pub(super) fn pack(values: &[f32], words: &mut [u32]) {

@@ -1,9 +1,9 @@
 //! Weight formats of the device: how a row of values becomes words of `u32`.
 //!
 //! A weight `[rows, cols]` is stored as one or more *planes*. A plane holds the same number of
-//! 32-bit words for every row, so any range of rows is a weight of its own: that is how a weight
+//! 32-bit words for every row, so any range of rows is itself a weight: that is how a weight
 //! larger than one storage binding is split. `cols` is a multiple of [`BLOCK`]. Each format owns one
-//! file here and one in `shaders/quant/`; the two describe the same bits. `Q8_0` and `Q4_0` take
+//! file here and one in `shaders/quant/`; the two describe the same bits. `Q8_0` and `Q4_0` use
 //! ggml's values and scales (32-value blocks, f16 scale) and lay them out in aligned planes.
 
 mod bf16;

@@ -1,8 +1,8 @@
-//! `q8_0` rows in one buffer: what a KV cache may hold, since a kernel that binds keys and values has no binding
-//! left for planes of scales.
+//! `q8_0` rows in one buffer, for KV caches: a kernel that binds keys and values has no binding left for
+//! planes of scales.
 //!
-//! A row of `cols` values is the `cols / 4` words of its integers, then its scales, two f16 to a word; both as in
-//! the planes of [`Format::Q8_0`], and quantized alike.
+//! A row of `cols` values is the `cols / 4` words of its integers, then its scales, two f16 to a word; both
+//! are laid out and quantized as in the planes of [`Format::Q8_0`].
 
 use super::Format;
 
@@ -24,7 +24,7 @@ pub fn unpack(words: &[u32], cols: usize) -> Vec<f32> {
     values
 }
 
-/// Rounds rows of `cols` values to what they hold.
+/// Rounds rows of `cols` values to the format.
 pub fn round(values: &mut [f64], cols: usize) {
     let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
     let rounded = unpack(&pack(&narrow, cols), cols);

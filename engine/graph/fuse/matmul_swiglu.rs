@@ -4,8 +4,8 @@ use crate::graph::{Graph, Op, kernel};
 use crate::kernels::product::{Epilogue, Product};
 use crate::kernels::swiglu::Swiglu;
 
-/// SiLU(gate) * up where the projection computes them: the `[T, 2F]` intermediate is never stored. A
-/// projection split over several bindings stays as it is: its gate and up rows lie in different parts.
+/// Computes SiLU(gate) * up in the projection: the `[T, 2F]` intermediate is never stored. A projection split
+/// over several bindings is left unfused, because its gate and up rows are in different parts.
 pub(super) fn apply(graph: &mut Graph) {
     let mut index = 0;
     while index < graph.ops.len() {

@@ -4,8 +4,8 @@ use crate::graph::{Graph, kernel};
 use crate::kernels::add::Add;
 use crate::kernels::product::{Epilogue, Product, Prologue};
 
-/// `out = residual + W x` where the product is computed, of a few tokens or in tiles: it is never stored. A weight
-/// that is split over several bindings adds part by part.
+/// Computes `out = residual + W x` in the product, for a few tokens or in tiles: the product alone is never
+/// stored. A weight that is split over several bindings adds part by part.
 pub(super) fn apply(graph: &mut Graph) {
     let mut index = 0;
     while index < graph.ops.len() {
@@ -19,7 +19,7 @@ pub(super) fn apply(graph: &mut Graph) {
     }
 }
 
-/// The products that make a summand of the add at `index`, each with the other summand added.
+/// Returns the products that compute a summand of the add at `index`, each fused with the other summand.
 fn fused_parts(graph: &Graph, index: usize) -> Option<Vec<(usize, Product)>> {
     let add = kernel::<Add>(&graph.ops[index])?;
     [(add.a, add.b), (add.b, add.a)].into_iter().find_map(|(residual, summand)| {

@@ -1,6 +1,6 @@
 //! Named rewrite rules: each replaces primitive operations by a fused kernel with the same result.
 //!
-//! Every rule can be switched off, so that what a fusion is worth can be measured on any card.
+//! Every rule can be switched off, so that its gain can be measured on any GPU.
 
 mod add_rms_norm;
 mod matmul_swiglu;
@@ -25,11 +25,11 @@ pub enum Rule {
     NormMatvec,
     /// A product, of a few tokens or in tiles, and the residual add that follows it.
     MatvecAdd,
-    /// Residual add and the RMSNorm that follows it: those that the two rules before leave, where they are off.
+    /// Residual add and the RMSNorm that follows it, where the two rules before are off and leave both.
     AddRmsNorm,
     /// q/k norm, RoPE, the write to the KV cache and attention of a few rows.
     QkNormRopeAttention,
-    /// q/k norm, RoPE and the write to the KV cache, where attention is a kernel of its own.
+    /// q/k norm, RoPE and the write to the KV cache, where attention is a separate kernel.
     QkNormRope,
 }
 
@@ -44,7 +44,7 @@ impl Rule {
         Self::QkNormRope,
     ];
 
-    /// Replaces every place where the rule fits.
+    /// Applies the rule wherever it matches.
     fn apply(self, graph: &mut Graph) {
         match self {
             Self::MatmulSwiglu => matmul_swiglu::apply(graph),
@@ -91,8 +91,8 @@ impl Fusion {
         Self { rules: Vec::new(), naive_norms: false }
     }
 
-    /// Switches off a rule by its name, every rule by `all`, or by `rms-norm` what none of them touches:
-    /// RMSNorm as one kernel, see [`with_naive_norms`](Self::with_naive_norms).
+    /// Switches off a rule by its name, or every rule with `all`. `rms-norm`, which `all` does not include,
+    /// switches off RMSNorm as one kernel: see [`with_naive_norms`](Self::with_naive_norms).
     ///
     /// # Errors
     /// When no rule has that name.
@@ -116,8 +116,8 @@ impl Fusion {
         self
     }
 
-    /// Computes every norm as naive framework code does: a chain of elementary kernels. The rules that take
-    /// a norm into another kernel then find none.
+    /// Computes every norm as naive framework code does: a chain of elementary kernels. The rules that fuse a
+    /// norm then match nothing.
     pub fn with_naive_norms(mut self) -> Self {
         self.naive_norms = true;
         self
@@ -128,7 +128,7 @@ impl Fusion {
         &self.rules
     }
 
-    /// Returns the names of what is off, as [`without`](Self::without) takes them.
+    /// Returns the names of all that is off, as [`without`](Self::without) takes them.
     pub fn off(&self) -> Vec<String> {
         let rules = Rule::ALL.iter().filter(|rule| !self.rules.contains(rule)).map(Rule::to_string);
         rules.chain(self.naive_norms.then(|| RMS_NORM.to_owned())).collect()
@@ -158,7 +158,7 @@ impl Graph {
         Some((user, kernel(&self.ops[user])?))
     }
 
-    /// Puts a fused operation in the place of the first of `replaced` and drops the others.
+    /// Replaces the first of `replaced` by a fused operation and drops the others.
     fn replace(&mut self, replaced: &[usize], fused: Op) {
         let first = replaced[0];
         self.ops[first] = fused;

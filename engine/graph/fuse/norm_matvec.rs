@@ -4,8 +4,8 @@ use crate::graph::{Graph, kernel};
 use crate::kernels::product::{Epilogue, Product, Prologue};
 use crate::kernels::rms_norm::RmsNorm;
 
-/// The norm where the products read it, of a few tokens or in tiles: every workgroup normalises for itself, which
-/// costs less than a launch. A norm that something else reads too stays as it is.
+/// Computes the norm in the products that read it, for a few tokens or in tiles: every workgroup normalises
+/// for itself, which costs less than a launch. A norm that another operation reads too is left unfused.
 pub(super) fn apply(graph: &mut Graph) {
     let mut index = 0;
     while index < graph.ops.len() {
@@ -19,7 +19,7 @@ pub(super) fn apply(graph: &mut Graph) {
     }
 }
 
-/// The products that read the norm at `index`, each with the norm taken in.
+/// Returns the products that read the norm at `index`, each fused with it.
 fn fused_users(graph: &Graph, index: usize) -> Option<Vec<(usize, Product)>> {
     let norm = kernel::<RmsNorm>(&graph.ops[index])?;
     let users = graph.users(norm.out).into_iter().filter(|&user| user != index);

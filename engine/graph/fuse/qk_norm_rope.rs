@@ -19,7 +19,7 @@ pub(super) fn apply(graph: &mut Graph) {
     }
 }
 
-/// What stands between the qkv projection and attention, and where.
+/// The operations between the qkv projection and attention, and their indices.
 pub(super) struct Chain {
     pub(super) projection: QkvProjection,
     pub(super) kv: KvCache,
@@ -28,7 +28,7 @@ pub(super) struct Chain {
     query_heads: usize,
     /// Indices of norm, RoPE and write.
     pub(super) ops: [usize; 3],
-    /// Index of the attention that reads what they make.
+    /// Index of the attention that reads their outputs.
     pub(super) attention: usize,
 }
 
@@ -56,7 +56,7 @@ fn fuse_at(graph: &mut Graph, index: usize) -> Option<()> {
     Some(())
 }
 
-/// Returns the attention of `op` by other queries.
+/// Returns the attention of `op` for other queries.
 fn attend_to(graph: &Graph, op: &Op, q: TensorId) -> Option<Box<dyn Kernel>> {
     if let Some(decode) = kernel::<AttentionDecode>(op) {
         return Some(Box::new(decode.by(graph.tensors(), q)));

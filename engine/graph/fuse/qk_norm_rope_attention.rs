@@ -5,9 +5,9 @@ use crate::graph::{Graph, Op, kernel};
 use crate::kernels::attention_decode::AttentionDecode;
 use crate::kernels::qk_norm_rope_attention::QkNormRopeAttention;
 
-/// All between the qkv projection and the output projection of a decode step in one launch: no query leaves it,
-/// and the step's own keys and values need not come back from the cache. Rows that see keys of each other stay as they
-/// are: no workgroup sees what another one adds to the cache.
+/// Everything between the qkv projection and the output projection of a decode step in one launch: queries
+/// are not stored, and the step's own keys and values are not read back from the cache. Rows that see each
+/// other's keys are left unfused, because no workgroup can read what another one appends to the cache.
 pub(super) fn apply(graph: &mut Graph) {
     let mut index = 0;
     while index < graph.ops.len() {
