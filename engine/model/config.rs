@@ -1,6 +1,6 @@
 //! `config.json`: the sizes of a model, read from Apple's keys and checked against what samara runs.
 //!
-//! Every value that leaves here is within the limits below, so that no later product overflows.
+//! Every value that it returns is within the limits below, so that no later product overflows.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -78,7 +78,7 @@ impl LayerDims {
     }
 }
 
-/// Keys whose value must be one of these, where they are present: samara runs OpenELM and nothing else.
+/// Keys whose value must be one of these, if they are present: samara runs OpenELM and nothing else.
 const FIXED: [(&str, &[&str]); 6] = [
     ("model_type", &["\"openelm\""]),
     ("activation_fn_name", &["\"swish\"", "\"silu\""]),
@@ -94,7 +94,7 @@ const REFUSED: [&str; 3] = ["quantization", "quantization_config", "rope_scaling
 impl Config {
     /// Reads a configuration in the keys of Apple's Hugging Face release, or of CoreNet (`model_name`).
     ///
-    /// Head lists are taken as they stand, or computed from the multipliers where they are absent.
+    /// Head lists are used as given, or computed from the multipliers if they are absent.
     /// `file` is named in messages and not opened.
     ///
     /// # Errors
@@ -140,7 +140,8 @@ impl Config {
             .expect("the published sizes are within every limit")
     }
 
-    /// Reads what CoreNet's recipes and Apple's MLX files say: a name of a size, and the padded vocabulary.
+    /// Reads the keys of CoreNet's recipes and Apple's MLX files: the name of a size, and the padded
+    /// vocabulary.
     fn from_corenet(keys: &Keys) -> Result<Self> {
         let name = keys.get("model_name").and_then(Value::as_str).unwrap_or_default();
         let size =
@@ -252,7 +253,7 @@ impl Keys<'_> {
         Ok(LayerDims { query_heads, kv_heads, ffn_dim: ffn_dim as usize })
     }
 
-    /// Reads a list with one head count for every layer; `None` where it is absent.
+    /// Reads a list with one head count for every layer; `None` if it is absent.
     fn heads(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let list = value.as_array().filter(|list| list.len() == layers).ok_or_else(|| {
@@ -280,7 +281,7 @@ impl Keys<'_> {
                 return Err(self.refuse("qkv_multipliers", format!("{} numbers", list.len()), "one or two"));
             }
         };
-        // Counts past the limits are refused with the other checks of a layer.
+        // The checks of a layer reject counts past the limits.
         let heads = |multiplier| query_heads(model_dim, head_dim, multiple, multiplier);
         Ok(multipliers.into_iter().map(|m| usize::try_from(heads(m)).unwrap_or(usize::MAX)).collect())
     }
@@ -304,7 +305,7 @@ impl Keys<'_> {
         Ok(multipliers.into_iter().map(|m| make_divisible(m * model_dim as f64, divisor)).collect())
     }
 
-    /// Reads a number or a list of numbers above zero; `None` where it is absent.
+    /// Reads a number or a list of numbers above zero; `None` if it is absent.
     fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
@@ -318,7 +319,7 @@ impl Keys<'_> {
     }
 }
 
-/// Returns a value as JSON, cut where a hostile file would flood the screen.
+/// Returns a value as JSON, truncated so that a hostile file cannot flood the terminal.
 fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {

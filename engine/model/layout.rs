@@ -6,7 +6,7 @@ use std::ops::{Index, Range};
 use crate::model::{WeightInfo, names};
 use crate::quant::Format;
 
-/// Rows of a part are a multiple of this where they can be, so that only a weight's last part is ragged.
+/// Rows of a part are a multiple of this if possible, so that only a weight's last part is ragged.
 const ROW_ALIGN: usize = 8;
 
 /// The storage of one weight.
@@ -18,7 +18,7 @@ pub struct WeightLayout {
     pub cols: usize,
     /// Format on the device.
     pub format: Format,
-    /// Row ranges, each stored in buffers of its own.
+    /// Row ranges, each stored in separate buffers.
     pub parts: Vec<Range<usize>>,
 }
 
@@ -48,7 +48,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out weights in the formats that `matrix` gives; norms are f32, and the embedding, which is
+    /// Lays out weights in the formats that `matrix` returns; norms are f32, and the embedding, which is
     /// also the head, is never below q8_0.
     pub fn new(weights: &[WeightInfo], matrix: impl Fn(usize) -> Format, max_binding: u64) -> Self {
         let layout = weights.iter().enumerate().map(|(index, info)| {

@@ -55,7 +55,7 @@ pub fn all(config: &Config) -> Vec<(String, usize, usize)> {
     weights
 }
 
-/// Tells whether a weight is a norm, stored with one dimension.
+/// Returns whether a weight is a norm, stored with one dimension.
 pub fn is_norm(name: &str) -> bool {
     name.ends_with("norm.weight")
 }

@@ -24,7 +24,7 @@ enum Bytes {
     Owned(Cow<'static, [u8]>),
 }
 
-/// An open file and where its tensors lie.
+/// An open file and the offsets of its tensors.
 pub(super) struct TensorFile {
     path: PathBuf,
     bytes: Bytes,
@@ -37,7 +37,7 @@ impl TensorFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         // SAFETY: the map is private to this value, read only, and never handed out as anything but
-        // bytes. A process that truncates the file meanwhile would end this one, as with any map.
+        // bytes. A process that truncates the file meanwhile would crash this one, as with any map.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
         Self::new(path, Bytes::Mapped(map))
     }
@@ -49,7 +49,7 @@ impl TensorFile {
 
     fn new(path: &Path, bytes: Bytes) -> Result<Self> {
         let (metadata, data_start) = read_header(bytes.as_slice()).map_err(|what| {
-            Error::Model(format!("`{}` is no sound safetensors file: {what}", path.display()))
+            Error::Model(format!("`{}` is not a valid safetensors file: {what}", path.display()))
         })?;
         Ok(Self { path: path.to_owned(), bytes, metadata, data_start })
     }
@@ -58,7 +58,7 @@ impl TensorFile {
         &self.path
     }
 
-    /// Returns every tensor with its name as the file has it, in no order.
+    /// Returns every tensor with its name in the file, in no particular order.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, &TensorInfo)> {
         self.metadata.tensors().into_iter()
     }
@@ -68,13 +68,13 @@ impl TensorFile {
         &self.bytes.as_slice()[self.data_start..][range]
     }
 
-    /// Lets the system take back the memory of these bytes; reading them again reads the file again.
+    /// Lets the system reclaim the memory of these bytes; reading them again reads the file again.
     pub(super) fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Bytes::Mapped(map) = &self.bytes {
             let start = self.data_start + range.start;
             // SAFETY: the map is shared with the file and never written, so a dropped page comes back
-            // with the same bytes. A refusal costs memory and nothing else.
+            // with the same bytes. A failure only costs memory.
             let _ =
                 unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, range.len()) };
         }
@@ -109,7 +109,7 @@ fn read_header(bytes: &[u8]) -> std::result::Result<(Metadata, usize), String> {
     Ok((metadata, 8 + header.len()))
 }
 
-/// Returns the element type of a weight; `None` for those that no weight has.
+/// Returns the element type of a weight; `None` for types that no weight has.
 pub(super) fn float_type(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F32 => Some(DType::F32),

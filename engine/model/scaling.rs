@@ -1,6 +1,6 @@
 //! OpenELM's layer-wise scaling: heads and widths of every layer from a few multipliers.
 //!
-//! The roundings are load-bearing: without them the published checkpoints' shapes do not come out.
+//! The rounding matters: without it, shapes differ from those of the published checkpoints.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,10 +9,10 @@ use serde_json::json;
 
 use crate::error::Error;
 
-/// The sizes that samara knows by name: Apple's four, and a small one for tests.
+/// The sizes with a name: Apple's four, and a small one for tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Size {
-    /// 4 layers of width 256: nobody's checkpoint, small enough for every test.
+    /// 4 layers of width 256: not a published model, small enough for every test.
     Micro,
     /// OpenELM-270M.
     M270,

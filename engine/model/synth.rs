@@ -1,7 +1,7 @@
 //! Synthetic weights: a counter-based generator, and files in Apple's layout made with it.
 //!
 //! Value `i` of a tensor depends on the tensor's name, the seed and `i` alone, so any rows of any
-//! tensor come out directly, in any order, on any machine.
+//! tensor can be generated directly, in any order, on any machine.
 //!
 //! ```text
 //! mix(z)  = z ^= z >> 30; z *= 0xbf58476d1ce4e5b9; z ^= z >> 27; z *= 0x94d049bb133111eb; z ^= z >> 31
@@ -33,7 +33,7 @@ use crate::tensor::DType;
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Largest shard that is written, unless one tensor alone is larger.
 const SHARD_BYTES: usize = 5_000_000_000;
-/// Values that one thread makes at a time, and how many of such pieces are held before writing.
+/// Values that one thread generates at a time, and how many such pieces are held before writing.
 const PIECE: usize = 1 << 16;
 const PIECES: usize = 64;
 
@@ -88,10 +88,10 @@ pub fn prompt(vocab_size: usize, len: usize) -> Vec<u32> {
     (0..len).map(|k| if k == 0 { 1 } else { id(k) }).collect()
 }
 
-/// Writes `config.json` and the weights of a size into `dir`, which is made where it is absent.
+/// Writes `config.json` and the weights of a size into `dir`, which is created if absent.
 ///
-/// Files get their names when they are complete, `config.json` last, so that a directory is a model
-/// or is none. Past 5 GB the weights go to shards with an index, as published checkpoints do.
+/// Complete files are renamed into place, `config.json` last, so that a directory never holds half a
+/// model. Past 5 GB the weights go to shards with an index, as published checkpoints do.
 ///
 /// # Errors
 /// [`Error::Input`] for a type that is no float and for a directory that holds a model already
@@ -128,7 +128,7 @@ fn write_sharded(
     let entries: Vec<PathBuf> = [&["config.json"], &FILES[..]].concat().iter().map(|n| dir.join(n)).collect();
     if let Some(found) = entries.iter().find(|path| path.exists()).filter(|_| !overwrite) {
         let found = found.display();
-        return Err(Error::Input(format!("`{found}` is there already; nothing was written over it")));
+        return Err(Error::Input(format!("`{found}` already exists; nothing was overwritten")));
     }
     fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
 
@@ -155,7 +155,7 @@ fn write_sharded(
     partial.write(config_json.as_bytes())?;
     complete.push(partial);
 
-    // A file of another layout would be found before the new ones.
+    // An old file of another layout would be found before the new ones.
     for old in entries.iter().filter(|path| path.exists()) {
         fs::remove_file(old).map_err(|e| Error::io("replace", old, e))?;
     }

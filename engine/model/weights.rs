@@ -22,14 +22,14 @@ use crate::tensor::{DType, Shape};
 
 /// Values that [`Checkpoint::fits_f16`] holds at a time.
 const SCAN: usize = 1 << 16;
-/// Where weights lie in a model's directory, by the first that is there; the second lists shards.
+/// Files with the weights in a model's directory; the first that exists is used, the second lists shards.
 pub(super) const FILES: [&str; 3] =
     ["model.safetensors", "model.safetensors.index.json", "weights.safetensors"];
 
-/// What is known of a weight without reading it.
+/// The description of a weight, without its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightInfo {
-    /// Published (Hugging Face) name, whatever the file calls it.
+    /// Published (Hugging Face) name, which may differ from the name in the file.
     pub name: String,
     /// Rows (outputs) of a matrix; 1 for a norm.
     pub rows: usize,
@@ -39,7 +39,7 @@ pub struct WeightInfo {
     pub stored: DType,
 }
 
-/// A model: its configuration and its weights, wherever they come from.
+/// A model: its configuration and its weights, from files or generated.
 pub struct Checkpoint {
     config: Config,
     weights: Vec<WeightInfo>,
@@ -54,7 +54,7 @@ enum Source {
 }
 
 impl Checkpoint {
-    /// Opens what a user names: `demo`, `synthetic:SIZE[:SEED]` or a directory.
+    /// Opens the model that a user names: `demo`, `synthetic:SIZE[:SEED]` or a directory.
     ///
     /// # Errors
     /// [`Error::Input`] for a name that is none of these, and those of [`Checkpoint::open`].
@@ -81,17 +81,14 @@ impl Checkpoint {
     /// Opens a directory with `config.json` and weights in safetensors, in one file or in shards.
     ///
     /// # Errors
-    /// [`Error::Io`] for files that cannot be read, [`Error::Model`] for all that is wrong in them.
+    /// [`Error::Io`] for files that cannot be read, [`Error::Model`] for anything wrong in them.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
         let config = Config::from_json(&text, &path)?;
         let Some(path) = FILES.iter().map(|name| dir.join(name)).find(|path| path.exists()) else {
             let names = FILES.join(", ");
-            return Err(Error::Model(format!(
-                "`{}` has no weights: none of {names} is there",
-                dir.display()
-            )));
+            return Err(Error::Model(format!("`{}` has no weights: none of {names} exists", dir.display())));
         };
         let shards =
             if path.extension().is_some_and(|e| e == "json") { shards(&path)? } else { vec![path.clone()] };
@@ -119,7 +116,7 @@ impl Checkpoint {
         Self::from_files(config, vec![TensorFile::from_bytes(path, demo::WEIGHTS)?], path)
     }
 
-    /// Returns a model of a published size with made-up weights: right for speed and for checks.
+    /// Returns a model of a published size with made-up weights, for timings and checks.
     pub fn synthetic(size: Size, seed: u64) -> Self {
         Self::synthetic_with(Config::published(size), seed)
     }
@@ -134,7 +131,7 @@ impl Checkpoint {
         Self { config, weights, source: Source::Synthetic(streams) }
     }
 
-    /// Finds every weight of `config` in `files`; `origin` is named where one is in none of them.
+    /// Finds every weight of `config` in `files`; the error for a missing one names `origin`.
     fn from_files(config: Config, files: Vec<TensorFile>, origin: &Path) -> Result<Self> {
         let mut found: BTreeMap<String, (usize, &TensorInfo)> = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
@@ -142,9 +139,7 @@ impl Checkpoint {
                 let name = names::canonical(&name);
                 if let Some((first, _)) = found.insert(name.clone(), (index, info)) {
                     let (first, second) = (files[first].path().display(), file.path().display());
-                    return Err(Error::Model(format!(
-                        "tensor `{name}` is twice there: `{first}`, `{second}`"
-                    )));
+                    return Err(Error::Model(format!("tensor `{name}` exists twice: `{first}`, `{second}`")));
                 }
             }
         }
@@ -221,7 +216,7 @@ impl Checkpoint {
         }
     }
 
-    /// Lets the system take back the memory of rows that were read; they may be read again.
+    /// Lets the system reclaim the memory of rows that were read; they may be read again.
     ///
     /// # Panics
     /// When `rows` is not within the weight.
@@ -234,7 +229,7 @@ impl Checkpoint {
         }
     }
 
-    /// Tells whether every value of a weight is within f16's range.
+    /// Returns whether every value of a weight is within f16's range.
     ///
     /// Reads up to the first that is not; a weight stored as f16 is not read at all.
     ///
@@ -253,7 +248,7 @@ impl Checkpoint {
             let values = &mut values[..part.len() * cols];
             self.read_rows(index, part.clone(), values)?;
             self.release(index, part);
-            // Judged without leaving early, so that the loop runs on vectors.
+            // No early exit, so that the loop is vectorized.
             if values.iter().fold(false, |any, value| any | (value.abs() > largest)) {
                 return Ok(false);
             }
@@ -261,9 +256,9 @@ impl Checkpoint {
         Ok(true)
     }
 
-    /// Refuses a NaN or an infinity in rows read from `first_row` on.
+    /// Rejects a NaN or an infinity in rows read from `first_row` on.
     fn expect_finite(&self, index: usize, first_row: usize, values: &[f32]) -> Result<()> {
-        // The whole is judged without leaving early, so that the loop runs on vectors.
+        // No early exit, so that the loop is vectorized.
         if values.iter().fold(true, |all, value| all & value.is_finite()) {
             return Ok(());
         }
@@ -281,7 +276,7 @@ impl Checkpoint {
     }
 }
 
-/// Returns where rows lie in the data of a file, for a weight that begins at `start`.
+/// Returns the byte range of rows in the data of a file, for a weight that begins at `start`.
 fn byte_range(start: usize, rows: &Range<usize>, cols: usize, stored: DType) -> Range<usize> {
     let row = cols * width(stored);
     start + rows.start * row..start + rows.end * row
@@ -304,7 +299,7 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>> {
         if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) || shard.contains('\\')
         {
             return Err(wrong(format!(
-                "tensor `{tensor}` lies in `{shard}`, which is no file name in its directory"
+                "tensor `{tensor}` is in `{shard}`, which is no file name in its directory"
             )));
         }
         names.insert(index.with_file_name(shard));
@@ -316,10 +311,10 @@ fn missing(index: &Path, shard: &Path) -> Error {
     Error::Model(format!("`{}` names the shard `{}`, which is not there", index.display(), shard.display()))
 }
 
-/// Judges a tensor that the configuration has no place for.
+/// Rejects or ignores a tensor that the configuration does not have.
 ///
-/// What would change the result is refused, tables that programs save along are passed over, and
-/// the rest is passed over with a warning.
+/// It rejects what would change the result, ignores tables that programs save along with the weights, and
+/// ignores the rest with a warning.
 fn refuse_or_ignore(name: &str, file: &Path) -> Result<()> {
     let wrong = |what| Err(Error::Model(format!("`{}`: tensor `{name}`: {what}", file.display())));
     if name.starts_with("lm_head.") {
