@@ -1,4 +1,4 @@
-//! Adapters: what there is, what it offers, and which one is meant.
+//! Adapters: lists them, describes what they offer, and chooses one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -50,7 +50,7 @@ impl FromStr for Backend {
     }
 }
 
-/// What a person chooses an adapter by.
+/// The description by which a user chooses an adapter.
 #[derive(Clone, Debug)]
 pub struct AdapterSummary {
     /// Position in [`adapters`], the number that selects it.
@@ -63,12 +63,12 @@ pub struct AdapterSummary {
     pub driver: String,
     /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
     pub kind: String,
-    /// Whether the adapter is a program on the CPU: correct, but no measure of any GPU.
+    /// Whether the adapter is a program on the CPU: results are correct, but timings say nothing about a GPU.
     pub software: bool,
-    /// The kernel variants it runs: all that it offers but integers, and matrix units only where they were measured to
-    /// be faster, unless a tier was asked for.
+    /// The kernel variants it runs: the requested tier, else all that it offers except integers, and matrix
+    /// units only where they were measured to be faster.
     pub tier: Tier,
-    /// What its matrix units multiply, where samara can use them: the tier `coop`.
+    /// The matrices that its matrix units multiply, if samara can use them: the tier `coop`.
     pub matrix_units: Option<MatrixShape>,
     /// Whether it multiplies packed 8-bit integers: the tier `int8`. Metal has no instruction for that.
     pub integer_dots: bool,
@@ -80,7 +80,7 @@ pub struct AdapterSummary {
     pub workgroup_memory_bytes: u32,
     /// Largest number of invocations in a workgroup.
     pub max_invocations: u32,
-    /// Smallest and largest subgroup, where subgroups are supported.
+    /// Smallest and largest subgroup, if subgroups are supported.
     pub subgroup_sizes: Option<(u32, u32)>,
 }
 
@@ -157,8 +157,8 @@ pub(super) fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
     AdapterSummary::new(index, &info, features, &limits, matrix_units)
 }
 
-/// Returns the largest of the matrices that kernels are written for among those that an adapter multiplies: of f16,
-/// summed in f32. None where it lacks a feature beside, or has other shapes and types alone.
+/// Returns the largest shape of matrices, of f16 and summed in f32, that both the kernels and the adapter
+/// support. `None` if it lacks a feature, or has only other shapes and types.
 fn matrix_shape(
     offered: &[wgpu::CooperativeMatrixProperties],
     features: wgpu::Features,
@@ -184,12 +184,12 @@ fn matrix_shape(
     has(8).then_some(MatrixShape::Eight)
 }
 
-/// Lists adapters, hardware before software; that there is none is an error.
+/// Lists adapters, hardware before software; it is an error if there is none.
 pub(super) fn enumerate(backend: Option<Backend>, memory_percent: u8) -> Result<Vec<wgpu::Adapter>> {
     let bits = backend.map_or(wgpu::Backends::PRIMARY, Backend::bits);
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: bits,
-        // Where the driver tells its budget, running out of memory is an error instead of swapping.
+        // If the driver reports its budget, running out of memory is an error instead of swapping.
         memory_budget_thresholds: wgpu::MemoryBudgetThresholds {
             for_resource_creation: Some(memory_percent),
             for_device_loss: None,
@@ -212,10 +212,10 @@ pub(super) fn enumerate(backend: Option<Backend>, memory_percent: u8) -> Result<
     Ok(found)
 }
 
-/// Share of its memory that an adapter gives away before it counts as full, where its driver tells.
+/// Share of its memory in use at which an adapter counts as full, if its driver reports it.
 pub(super) const MEMORY_PERCENT: u8 = 97;
 
-/// Finds the adapter that a number or a part of a name stands for.
+/// Finds an adapter by its number or a part of its name.
 pub(super) fn choose(found: &[wgpu::Adapter], choice: &str) -> Result<usize> {
     let names: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
     let index = match choice.parse::<usize>() {

@@ -66,7 +66,7 @@ impl BufferRange {
     /// Returns `bytes` of it from `offset` on.
     ///
     /// # Panics
-    /// When they lie outside.
+    /// When they are outside.
     pub fn slice(&self, offset: u64, bytes: u64) -> Self {
         assert!(
             offset + bytes <= self.bytes,
@@ -86,7 +86,7 @@ impl BufferRange {
 }
 
 impl Gpu {
-    /// Creates a storage buffer of its own for one tensor or plane. New memory is zero.
+    /// Creates a separate storage buffer for one tensor or plane. New memory is zero.
     ///
     /// # Errors
     /// When it is larger than a buffer or binding may be, or the device is out of memory.
@@ -157,7 +157,7 @@ impl Readback {
         Self { whole: gpu.buffer("readback", bytes, usage) }
     }
 
-    /// Records the copy of ranges behind each other to the start of the buffer.
+    /// Records the copy of ranges, one after another, to the start of the buffer.
     pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder, ranges: &[&BufferRange]) {
         let mut at = 0;
         for range in ranges {
@@ -166,7 +166,7 @@ impl Readback {
         }
     }
 
-    /// Copies a range, waits for it and hands its bytes to `take`.
+    /// Copies a range, waits for it and passes its bytes to `take`.
     ///
     /// # Errors
     /// When the device was lost.
@@ -177,7 +177,7 @@ impl Readback {
         self.map(gpu, &submission, range.bytes, take)
     }
 
-    /// Waits for the submission that copied and hands the first `bytes` of the buffer to `take`.
+    /// Waits for the submission that copied and passes the first `bytes` of the buffer to `take`.
     ///
     /// # Errors
     /// When the device was lost.
@@ -192,7 +192,7 @@ impl Readback {
         let slice = buffer.slice(..bytes);
         slice.map_async(wgpu::MapMode::Read, |_| ());
         let waited = gpu.wait_for(submission);
-        // What was mapped is unmapped whatever else went wrong: the next read-back needs the buffer.
+        // Unmapped even after an error, because the next read-back needs the buffer.
         let taken = slice.get_mapped_range().map(|view| take(&view));
         if taken.is_ok() {
             buffer.unmap();

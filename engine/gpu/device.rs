@@ -1,4 +1,4 @@
-//! The opened device: how it is opened, what it was asked to do, what went wrong on it.
+//! The opened device: how it is opened, what was submitted to it, and its errors.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,11 +47,11 @@ pub struct Gpu {
     passes: AtomicU64,
     dispatches: AtomicU64,
     faults: Faults,
-    /// How the adapter was chosen; `None` for a device of the caller's.
+    /// How the adapter was chosen; `None` for a device that the caller opened.
     options: Option<GpuOptions>,
 }
 
-/// What a device was asked to do since it was opened.
+/// What was submitted to a device since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Submissions to the queue.
@@ -93,7 +93,7 @@ impl Gpu {
     /// matrix units of whichever shape the adapter has, `int8` dot products of integers with activations rounded to 8 bits.
     ///
     /// # Errors
-    /// When there is no such adapter, or it does not offer the tier that was asked for.
+    /// When there is no such adapter, or it does not offer the requested tier.
     pub fn open(choice: Option<&str>, backend: Option<Backend>) -> Result<Self> {
         let (adapter, tier) = (choice.map(str::to_owned), asked_tier()?);
         Self::open_with(&GpuOptions { adapter, backend, tier, ..GpuOptions::default() })
@@ -102,7 +102,7 @@ impl Gpu {
     /// Opens an adapter as the options say.
     ///
     /// # Errors
-    /// When there is no such adapter, or it does not offer the tier that was asked for.
+    /// When there is no such adapter, or it does not offer the requested tier.
     pub fn open_with(options: &GpuOptions) -> Result<Self> {
         let found = enumerate(options.backend, options.memory_percent)?;
         let index = options.adapter.as_deref().map_or(Ok(0), |choice| choose(&found, choice))?;
@@ -112,7 +112,7 @@ impl Gpu {
             if !tier.within(summary.offered()) {
                 let tiers: Vec<String> = summary.tiers().iter().map(Tier::to_string).collect();
                 return Err(Error::Unsupported(format!(
-                    "adapter `{}` runs tier {}, not the tier {tier} that was asked for",
+                    "adapter `{}` runs tier {}, not the requested tier {tier}",
                     summary.name,
                     tiers.join(", ")
                 )));
@@ -124,7 +124,8 @@ impl Gpu {
         required_features.set(wgpu::Features::SUBGROUP, summary.tier.subgroup);
         required_features.set(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, summary.tier.coop.is_some());
         required_features |= adapter.features() & (Clock::FEATURES | wgpu::Features::PIPELINE_CACHE);
-        // Kernels fit WebGPU's defaults but for the size of buffers, and some on matrix units for workgroup memory.
+        // Kernels fit WebGPU's defaults, except for the size of buffers and, on matrix units, workgroup
+        // memory.
         let offered = adapter.limits();
         let mut required_limits = wgpu::Limits::default().or_worse_values_from(&offered);
         required_limits.max_storage_buffer_binding_size = offered.max_storage_buffer_binding_size;
@@ -177,7 +178,7 @@ impl Gpu {
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let info = device.adapter_info();
         let summary = AdapterSummary::new(0, &info, device.features(), &device.limits(), None);
-        // What the environment asks for in vain is no reason to refuse a device.
+        // A wrong setting in the environment is no reason to reject a device.
         let tuning = Tuning::of_user(&summary).unwrap_or_default();
         Self::new(device, queue, summary, tuning, Faults::default())
     }
@@ -206,7 +207,7 @@ impl Gpu {
         }
     }
 
-    /// Returns the files that stand in for built-in shaders.
+    /// Returns the files that replace built-in shaders.
     pub fn shaders(&self) -> &Shaders {
         &self.shaders
     }
@@ -226,14 +227,14 @@ impl Gpu {
         self.tuning = tuning;
     }
 
-    /// Keeps what the driver compiles for a model's steps in a folder, and takes from there what was compiled before
-    /// ([`pipeline_folder`](super::pipeline_folder) is the user's). Without effect where the backend hands out
-    /// nothing that could be kept.
+    /// Caches what the driver compiles for a model's steps in a folder, and reuses what was compiled before
+    /// ([`pipeline_folder`](super::pipeline_folder) is the user's). Without effect if the backend does not
+    /// expose compiled pipelines.
     pub fn keep_pipelines(&mut self, folder: &Path) {
         self.pipelines.kept = Kept::open(&self.device, &self.summary, folder);
     }
 
-    /// Returns how the device's time is taken.
+    /// Returns the clock that times the device.
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -254,7 +255,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Returns what the device was asked to do so far.
+    /// Returns what was submitted to the device so far.
     pub fn counters(&self) -> Counters {
         Counters {
             submits: self.submits.load(Ordering::Relaxed),
@@ -282,7 +283,7 @@ impl Gpu {
         Submission(submission)
     }
 
-    /// Returns what is known of the adapter, with the tier in use.
+    /// Returns the description of the adapter, with the tier in use.
     pub fn summary(&self) -> &AdapterSummary {
         &self.summary
     }
@@ -295,7 +296,7 @@ impl Gpu {
     /// Reports an error that the device raised since the last call; the loss of the device, at every call.
     ///
     /// # Errors
-    /// When it raised one: out of memory, lost, or a command it refused.
+    /// When it raised one: out of memory, lost, or a command it rejected.
     pub fn check(&self) -> Result<()> {
         match self.faults.take() {
             Some(message) => Err(Error::Gpu(format!("adapter `{}`: {message}", self.summary.name))),
@@ -336,7 +337,7 @@ impl Gpu {
     }
 }
 
-/// Returns the tier that `SAMARA_TIER` in the environment asks for.
+/// Returns the tier that `SAMARA_TIER` in the environment requests.
 ///
 /// # Errors
 /// When it is no tier.
@@ -347,7 +348,7 @@ pub fn asked_tier() -> Result<Option<Tier>> {
     }
 }
 
-/// What a device's handlers heard, the first first.
+/// The first error that a device's handlers received.
 #[derive(Clone, Debug, Default)]
 struct Faults(Arc<Mutex<Fault>>);
 
@@ -358,7 +359,7 @@ struct Fault {
 }
 
 impl Faults {
-    /// Keeps what the handlers of a device of our own hear of.
+    /// Collects the errors of a device that samara opened.
     fn watching(device: &wgpu::Device) -> Self {
         let faults = Self::default();
         let (raised, lost) = (faults.clone(), faults.clone());
@@ -384,7 +385,7 @@ impl Faults {
 
 /// Lets a device have features that wgpu calls experimental.
 fn experimental() -> wgpu::ExperimentalFeatures {
-    // SAFETY: the one such feature in use is cooperative matrices, and only where a tier with them was asked
-    // for; every kernel that uses them loads and stores whole tiles within its buffers, as its cases check.
+    // SAFETY: the one such feature in use is cooperative matrices, and only at a tier with them; every kernel
+    // that uses them loads and stores whole tiles within its buffers, as its cases check.
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }

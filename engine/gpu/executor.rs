@@ -12,7 +12,7 @@ use crate::tensor::TensorId;
 /// Workgroups of a dispatch in one dimension, WebGPU's default limit.
 const MAX_GROUPS: u32 = 65535;
 
-/// Where tensors live: the planes of a tensor, one range for anything but a quantized weight.
+/// Where tensors are stored: the planes of a tensor, one range for anything but a quantized weight.
 pub trait Bindings {
     /// Returns the ranges that hold a tensor.
     fn ranges(&self, tensor: TensorId) -> &[BufferRange];
@@ -35,7 +35,7 @@ impl Executor {
     /// Builds the steps of a list of labelled kernels.
     ///
     /// # Errors
-    /// When the driver refuses a kernel or the device is out of memory.
+    /// When the driver rejects a kernel or the device is out of memory.
     pub fn new<'a>(
         gpu: &Gpu,
         kernels: impl Iterator<Item = (&'a str, &'a dyn Kernel)>,
@@ -44,10 +44,10 @@ impl Executor {
         Self::build(gpu, kernels.map(|(label, kernel)| (label, kernel, bindings)).collect())
     }
 
-    /// Builds one step of a kernel for each of several places where its tensors may be.
+    /// Builds one step of a kernel for each of several bindings of its tensors.
     ///
     /// # Errors
-    /// When the driver refuses the kernel or the device is out of memory.
+    /// When the driver rejects the kernel or the device is out of memory.
     pub fn over<'a, B: Bindings + 'a>(
         gpu: &Gpu,
         label: &'a str,
@@ -93,7 +93,7 @@ impl Executor {
         self.steps.len()
     }
 
-    /// Tells whether there is no step.
+    /// Returns whether there is no step.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
@@ -103,8 +103,8 @@ impl Executor {
         self.submit(gpu, 1, |_| ())
     }
 
-    /// Submits every step `rounds` times, each round in a pass of its own, with a copy of `ranges`, one behind
-    /// the other, to `readback` behind them, and does not wait.
+    /// Submits every step `rounds` times, each round in a separate pass, then a copy of `ranges`, one after
+    /// another, to `readback`; does not wait.
     pub fn run_and_copy(
         &self,
         gpu: &Gpu,

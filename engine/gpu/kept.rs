@@ -1,7 +1,7 @@
-//! Compiled pipelines kept on disk between runs, where the backend hands out what its driver compiled (Vulkan).
+//! Compiled pipelines kept on disk between runs, if the backend exposes what its driver compiled (Vulkan).
 //!
-//! A file holds for one adapter with one driver. What wgpu and the driver do not check themselves, that not a byte
-//! changed, is checked here; a file that cannot be used costs time at most.
+//! A file is valid for one adapter with one driver. wgpu and the driver do not check that no byte changed, so
+//! this module does; a file that cannot be used only costs time.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::gpu::tuning::{cache_folder, file_name, fnv1a};
 
 /// The first line of a file, with the version of its layout.
 const FIRST_LINE: &str = "samara pipelines 1";
-/// Most bytes of a file that is read: drivers forget nothing, so one that outgrows this is begun anew.
+/// Most bytes of a file that is read: drivers drop nothing, so a file that outgrows this is started again.
 const MAX_BYTES: usize = 64 << 20;
 
 /// Returns the folder of the user's compiled pipelines; none when there is no cache directory, or when
@@ -37,16 +37,17 @@ pub(super) struct Kept {
     cache: wgpu::PipelineCache,
     path: PathBuf,
     heading: String,
-    /// Sum of what the file holds, 0 where there is none that can be used.
+    /// Sum of what the file holds; 0 if there is none that can be used.
     stored: AtomicU64,
     /// Whether something was compiled since the file was written.
     asked: AtomicBool,
 }
 
 impl Kept {
-    /// Reads what was kept for an adapter in a folder, if there is something; none where the device hands out nothing.
+    /// Reads what was kept for an adapter in a folder, if any; `None` if the device does not expose
+    /// pipelines.
     ///
-    /// A damaged file, or one of another adapter or driver, is passed over with a warning.
+    /// A damaged file, or one of another adapter or driver, is ignored with a warning.
     pub(super) fn open(device: &wgpu::Device, adapter: &AdapterSummary, folder: &Path) -> Option<Self> {
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
@@ -59,7 +60,7 @@ impl Kept {
             None
         });
         // SAFETY: the data is what `get_data` returned, to the last byte as its sum says, for a device of this name
-        // with this driver. Whoever can make up a file of the user's with a right sum can change their programs too.
+        // with this driver. Whoever can forge such a file of the user's can change their programs too.
         let cache = unsafe {
             device.create_pipeline_cache(&wgpu::PipelineCacheDescriptor {
                 label: Some("samara"),
@@ -71,7 +72,7 @@ impl Kept {
         Some(Self { cache, path, heading, stored: stored.into(), asked: false.into() })
     }
 
-    /// Returns what a driver compiles with, and adds to: [`note`](Self::note) then tells that it did.
+    /// Returns the cache that a driver reads and extends; call [`note`](Self::note) afterwards.
     pub(super) fn cache(&self) -> &wgpu::PipelineCache {
         &self.cache
     }
@@ -81,8 +82,8 @@ impl Kept {
         self.asked.store(true, Ordering::Relaxed);
     }
 
-    /// Writes the file, whole or not at all, if the driver has more than it holds. That it cannot be written is
-    /// warned of: the next run compiles anew.
+    /// Writes the file, whole or not at all, if the driver has more than it holds. A failure is only a
+    /// warning: the next run compiles again.
     pub(super) fn save(&self) {
         // One at a time: threads of a process share the name of the file that is being written.
         static SAVING: Mutex<()> = Mutex::new(());
@@ -124,7 +125,8 @@ fn write(path: &Path, heading: &str, data: &[u8]) -> Result<()> {
     crate::files::write_whole(path, &file)
 }
 
-/// Reads the data of a file, or says why it cannot be used; that there is none, or too much, is no reason.
+/// Reads the data of a file, or returns why it cannot be used; `None` if there is no file, or too large a
+/// one.
 fn read(path: &Path, heading: &str) -> std::result::Result<Option<Vec<u8>>, String> {
     let file = match std::fs::read(path) {
         Ok(file) => file,

@@ -28,7 +28,7 @@ struct Key {
     planes: usize,
 }
 
-/// A pipeline, once it is compiled; locked while it is, so that whoever else wants it waits and others do not.
+/// A pipeline, once it is compiled; locked during compilation, so that only callers that need it wait.
 type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
 
 /// The pipelines compiled so far.
@@ -59,7 +59,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Gpu {
-    /// Returns the dispatch of a kernel on this device, with tuned values where there are some.
+    /// Returns the dispatch of a kernel on this device, with tuned values if there are any.
     pub fn dispatch(&self, kernel: &dyn Kernel) -> Dispatch {
         let source = || self.shaders().source(&kernel.source(self.tier()));
         let tuned = self.tuning().choice(kernel, self.tier(), source);
@@ -86,7 +86,7 @@ impl Gpu {
     }
 
     /// Compiles the pipelines of kernels, each with the number of planes that its weights have, so that steps are
-    /// built without waiting for them. What the driver refuses is told when a step is built.
+    /// built without waiting for them. Building a step reports what the driver rejects.
     pub fn compile_ahead<'a>(&self, kernels: impl Iterator<Item = (&'a dyn Kernel, usize)>) {
         let kernels: Vec<_> =
             kernels.map(|(kernel, planes)| (kernel, self.dispatch(kernel), planes)).collect();
@@ -98,10 +98,11 @@ impl Gpu {
         let _ = self.pipelines(&calls.collect::<Vec<_>>());
     }
 
-    /// Returns the pipeline of each call. Those that are not there yet are compiled at the same time, each once.
+    /// Returns the pipeline of each call. Missing ones are compiled in parallel, each once.
     ///
     /// # Errors
-    /// When the driver refuses one, or a file that replaces a shader is wrong; of several errors the first call's.
+    /// When the driver rejects one, or a file that replaces a shader is wrong; of several errors the first
+    /// call's.
     pub(super) fn pipelines(&self, calls: &[Call<'_>]) -> Result<Vec<Arc<Pipeline>>> {
         let slots: Vec<Slot> = calls.iter().map(|call| self.pipelines.slot(self.key(call))).collect();
         let mut seen = HashSet::new();
@@ -130,7 +131,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Writes what the driver compiled to where it is kept, if something new was.
+    /// Saves what the driver compiled, if there is something new.
     pub(crate) fn save_pipelines(&self) {
         if let Some(kept) = &self.pipelines.kept {
             kept.save();
@@ -166,7 +167,7 @@ impl Gpu {
         let (name, fragments) = (kernel.name(), kernel.source(self.tier()));
         let source = self.shaders().source(&fragments);
         if self.shaders().change(&fragments) {
-            // Only here are mistakes shown on their line of their file.
+            // Only this check shows mistakes on their line of their file.
             let module = Module::new(&source, self.tier())?;
             check_bindings(kernel, &module)?;
             module.specialise(&dispatch.overrides)?;
@@ -191,9 +192,9 @@ impl Gpu {
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(text.into()) };
         // SAFETY: no kernel reads or writes out of bounds, loops without end or divides by zero: constructors
         // assert every shape from which a shader computes an index, and shaders clamp or range-check what
-        // the device makes up (ids, positions). tests/kernels.rs checks this on every case, between guard
+        // the device computes (ids, positions). tests/kernels.rs checks this on every case, between guard
         // zones of NaN around inputs and of a pattern around outputs. A file that the user puts in the
-        // place of a shader is the user's to vouch for, as any program that they run.
+        // place of a shader is the user's responsibility, as any program that they run.
         let module = unsafe {
             self.device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
         };
@@ -218,16 +219,16 @@ impl Gpu {
         });
         self.pipelines.kept.iter().for_each(Kept::note);
         tracing::debug!("compiled `{name}` in {:?}, {read:?} of it to read WGSL", start.elapsed());
-        // Every scope is popped, the last pushed first, and the first error told.
+        // Every scope is popped, the last pushed first, and the first error reported.
         let errors = scopes.into_iter().rev().map(|scope| pollster::block_on(scope.pop()));
         if let Some(error) = errors.fold(None, |first, error| first.or(error)) {
-            return Err(Error::Gpu(format!("kernel `{name}` was refused: {error}")));
+            return Err(Error::Gpu(format!("kernel `{name}` was rejected: {error}")));
         }
         Ok(pipeline)
     }
 }
 
-/// Refuses a shader that does not bind the params and every operand with its access; the planes of a
+/// Rejects a shader that does not bind the params and every operand with its access; the planes of a
 /// weight belong to its format.
 fn check_bindings(kernel: &dyn Kernel, module: &Module) -> Result<()> {
     let operands = kernel.operands();

@@ -1,8 +1,8 @@
-//! How long dispatches take: GPU timestamps where the adapter has them, the wall clock where it has not.
+//! How long dispatches take: by GPU timestamps if the adapter has them, else by the wall clock.
 //!
 //! A timestamp is written when everything before it is done, so the time of a dispatch is that from its
 //! predecessor's end to its own end: launch, barrier and work, which is what it costs a step. Queries are
-//! resolved once, behind everything that is timed.
+//! resolved once, after everything that is timed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,12 +20,12 @@ const WALL_SECONDS: f64 = 0.02;
 /// Most repetitions of a dispatch for the wall clock.
 const MAX_REPEATS: usize = 4096;
 
-/// What takes the time, the coarsest first.
+/// The clocks, the coarsest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Clock {
     /// The host's clock around many repetitions of a dispatch.
     Wall,
-    /// GPU timestamps at the ends of passes: each dispatch is a pass of its own.
+    /// GPU timestamps at the ends of passes: each dispatch is a separate pass.
     PassTimestamps,
     /// GPU timestamps between the dispatches of one pass.
     Timestamps,
@@ -34,7 +34,7 @@ pub enum Clock {
 impl Clock {
     const ALL: [Self; 3] = [Self::Wall, Self::PassTimestamps, Self::Timestamps];
 
-    /// What a device is opened with for its best clock.
+    /// The features that a device is opened with for its best clock.
     pub(super) const FEATURES: wgpu::Features =
         wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
 
@@ -90,7 +90,7 @@ impl Executor {
     /// Runs every step once, in order, and returns when each of them ran.
     ///
     /// With [`Clock::Wall`] each step is repeated; `reset` is called before the repetitions of each, and
-    /// has to put back what a step changes (a position that it advances).
+    /// has to restore what a step changes (a position that it advances).
     ///
     /// # Errors
     /// When the device fails, or its timestamps run backwards.
@@ -159,8 +159,8 @@ impl Executor {
         times.chunks_exact(2).map(|pair| difference(pair[0], pair[1])).collect()
     }
 
-    /// Times some steps by the wall clock, with so many repetitions that what a submission costs does not
-    /// count.
+    /// Times some steps by the wall clock, with enough repetitions to make the cost of a submission
+    /// negligible.
     fn repeated(&self, gpu: &Gpu, steps: &[usize]) -> Result<f64> {
         let time = |repeats: usize| -> Result<f64> {
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

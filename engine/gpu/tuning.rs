@@ -1,8 +1,8 @@
 //! Tuned values of an adapter: found once by `samara kernel tune`, kept in the user's cache directory.
 //!
-//! A value holds for one kernel, shape, tier and text of its file on one adapter with one driver; anything else
-//! keeps its default. What a file says is checked against the kernel's own list of values
-//! ([`Choice::of`]), so a damaged one costs speed at most.
+//! A value is valid for one kernel, shape, tier and text of its file on one adapter with one driver; anything
+//! else keeps its default. The values in a file are checked against the kernel's own list of values
+//! ([`Choice::of`]), so a damaged one only costs speed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ struct File {
     few: Vec<Few>,
 }
 
-/// Where the products of a prompt's step go from rows to tiles.
+/// Up to how many tokens the products of a prompt's step run by rows and not in tiles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Few {
     tier: String,
@@ -85,9 +85,9 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// Reads what was tuned for an adapter; nothing when nothing was, or when `SAMARA_TUNE` is `off`.
+    /// Reads the tuned values of an adapter; none if nothing was tuned, or if `SAMARA_TUNE` is `off`.
     ///
-    /// A damaged file, or one of another adapter or driver, is passed over with a warning.
+    /// A damaged file, or one of another adapter or driver, is ignored with a warning.
     ///
     /// # Errors
     /// When `SAMARA_TUNE` is neither `on` nor `off`.
@@ -106,12 +106,12 @@ impl Tuning {
         }))
     }
 
-    /// Returns where the user's values for an adapter are kept; `None` where there is no cache directory.
+    /// Returns where the user's values for an adapter are kept; `None` if there is no cache directory.
     pub fn path(adapter: &AdapterSummary) -> Option<PathBuf> {
         Some(cache_folder()?.join("tuning").join(file_name(adapter, "json")))
     }
 
-    /// Reads a file, or says why it cannot be used; that it is not there is no reason.
+    /// Reads a file, or returns why it cannot be used; a missing file is empty.
     fn read(path: &Path, adapter: &AdapterSummary) -> std::result::Result<Self, String> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -134,7 +134,7 @@ impl Tuning {
         Ok(tuning)
     }
 
-    /// Adds values, in place of those found for the same kernel and shape before.
+    /// Adds values, replacing those of the same kernel and shape.
     pub fn insert(&mut self, tuned: Tuned) {
         self.tuned.insert(tuned.key(), tuned.choice);
     }
@@ -149,7 +149,7 @@ impl Tuning {
         self.tuned.len()
     }
 
-    /// Tells whether nothing was tuned.
+    /// Returns whether nothing was tuned.
     pub fn is_empty(&self) -> bool {
         self.tuned.is_empty() && self.few.is_empty()
     }
@@ -161,7 +161,7 @@ impl Tuning {
         Some(*tokens).filter(|tokens| (FEW_TOKENS..=MOST_TOKENS).contains(tokens))
     }
 
-    /// Sets that number.
+    /// Sets the number that [`few_tokens`](Self::few_tokens) returns.
     pub fn set_few_tokens(&mut self, tier: Tier, format: Format, tokens: usize) {
         self.few.insert(few_key(tier, format), tokens);
     }
@@ -233,13 +233,13 @@ fn warn_once(path: &Path, why: &str) {
     }
 }
 
-/// A sum that changes with any change of a kernel's own file. The fragments behind it are left out: a row of a batch
-/// reads its place with another one and has to run with the same values.
+/// A sum that changes with any change of a kernel's own file. The fragments after it are left out: a row of a
+/// batch reads its position with another one and has to run with the same values.
 fn sum(source: &Source) -> String {
     format!("{:016x}", fnv1a(source.files[0].1.as_bytes()))
 }
 
-/// Returns the folder of samara's files in the user's cache directory; `None` where there is no such directory.
+/// Returns the folder of samara's files in the user's cache directory; `None` if there is no such directory.
 pub(super) fn cache_folder() -> Option<PathBuf> {
     Some(etcetera::choose_base_strategy().ok()?.cache_dir().join("samara"))
 }
