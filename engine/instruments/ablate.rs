@@ -1,7 +1,7 @@
-//! What each fusion rule is worth: one model under every choice of rules, side by side.
+//! The gain of each fusion rule: one model under every choice of rules, side by side.
 //!
-//! All choices share the weights. They have to agree before any is timed, and then take turns, so that a clock
-//! that drifts hits all alike. Generation is greedy, with the choice of the token on the device.
+//! All choices share the weights. All are checked to agree, then timed interleaved, so that a clock that
+//! drifts affects all alike. Generation is greedy, with the choice of the token on the device.
 
 use std::time::Instant;
 
@@ -23,14 +23,14 @@ const TOLERANCE: f64 = 1e-6;
 pub struct Workload {
     /// Tokens of the prompt.
     pub prompt: usize,
-    /// Tokens that are generated behind it.
+    /// Tokens that are generated after it.
     pub generated: usize,
     /// Runs that are timed.
     pub repetitions: usize,
 }
 
 impl Workload {
-    /// Returns the runs of an ablation, those that warm up included.
+    /// Returns the runs of an ablation, warm-ups included.
     pub fn runs(&self) -> usize {
         (self.repetitions + 1) * choices().len()
     }
@@ -47,7 +47,7 @@ impl Workload {
     }
 }
 
-/// Returns every choice of rules that is compared, by name; `all on`, with which the others are, is the first.
+/// Returns every choice of rules that is compared, by name; the first, `all on`, is the baseline.
 pub fn choices() -> Vec<(String, Fusion)> {
     let mut choices = vec![("all on".to_owned(), Fusion::all())];
     choices.extend(Rule::ALL.map(|rule| (format!("without {rule}"), Fusion::all().without_rule(rule))));
@@ -57,7 +57,7 @@ pub fn choices() -> Vec<(String, Fusion)> {
     choices
 }
 
-/// Runs a model under every choice of rules, whatever its own are; `done` hears of every run. `spec` and
+/// Runs a model under every choice of rules, ignoring its own; calls `done` after every run. `spec` and
 /// `commit` name the model and the program in the result.
 ///
 /// # Errors
@@ -80,7 +80,7 @@ pub fn ablate(
     for repetition in 0..=workload.repetitions {
         for variant in &mut variants {
             let run = variant.run(&prompt, workload.generated)?;
-            // The first of each warms up.
+            // The first run of each is a warm-up.
             if repetition > 0 {
                 variant.runs.push(run);
             }
@@ -97,7 +97,7 @@ pub fn ablate(
     })
 }
 
-/// Refuses variants whose logits differ from those of the first.
+/// Rejects variants whose logits differ from those of the first.
 fn agree(variants: &mut [Variant], prompt: &[u32]) -> Result<()> {
     let (first, others) = variants.split_first_mut().expect("there are choices");
     let expected = first.logits(prompt)?;
@@ -116,7 +116,7 @@ fn agree(variants: &mut [Variant], prompt: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// One choice of rules with its sequence and what was measured.
+/// One choice of rules with its session and its measurements.
 struct Variant {
     name: String,
     model: Model,
@@ -146,7 +146,7 @@ impl Variant {
         Ok(logits.into_iter().map(f64::from).collect())
     }
 
-    /// Prefills a prompt and generates behind it; the clock stops when a token's id is on the host.
+    /// Prefills a prompt and generates after it; the clock stops when a token's id is on the host.
     fn run(&mut self, prompt: &[u32], generated: usize) -> Result<Run> {
         self.session.rollback(0)?;
         self.model.gpu().wait()?;

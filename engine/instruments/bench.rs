@@ -1,5 +1,5 @@
-//! Throughput of a model in llama-bench's terms: `pp` prompts, `tg` generates, at a depth of cached tokens, alone
-//! or in a batch of sequences.
+//! Throughput of a model in llama-bench's terms: `pp` (prompt processing) and `tg` (token generation), at a
+//! depth of cached tokens, in one sequence or a batch.
 //!
 //! Generation is greedy through [`Session`] or [`BatchSession`]: tokens are chosen on the device and their ids read
 //! back, as for a user; tokenizing is not part of it. The model is checked first ([`verify`](super::verify)).
@@ -26,9 +26,9 @@ pub struct Test {
     pub prompt: usize,
     /// Tokens that are generated.
     pub generated: usize,
-    /// Tokens cached before.
+    /// Tokens cached before the test.
     pub depth: usize,
-    /// Sequences that do this together; 1 is a session of its own.
+    /// Sequences of the batch; 1 is a single session.
     pub batch: usize,
 }
 
@@ -38,7 +38,7 @@ impl Test {
         self.batch * (self.prompt + self.generated)
     }
 
-    /// Tokens that the cache of a sequence holds in the end, with the one that a batch is ahead.
+    /// Tokens in the cache of a sequence at the end, with the one that a batch runs ahead.
     fn context(self) -> usize {
         self.depth + self.prompt.max(1) + self.generated
     }
@@ -68,11 +68,11 @@ pub struct Repetitions {
     pub timed: usize,
     /// Whether the shapes of the test run once before.
     pub warm_up: bool,
-    /// Tokens of a submission; as many as a session finds fit without a number. A batch submits step by step.
+    /// Tokens per submission; without a number the session chooses. A batch submits step by step.
     pub per_submit: Option<usize>,
 }
 
-/// Times one test of a model; `done` hears of every run.
+/// Times one test of a model; calls `done` after every run.
 ///
 /// # Errors
 /// When the device fails or lacks memory.
@@ -122,7 +122,7 @@ pub fn bench(
     })
 }
 
-/// What one run of a test took.
+/// The times and counts of one run of a test.
 struct Run {
     seconds: f64,
     first_token: f64,
@@ -159,7 +159,7 @@ impl UnderTest {
     }
 }
 
-/// Runs a test behind the first `test.depth` tokens of a session.
+/// Runs a test after the first `test.depth` tokens of a session.
 fn alone(
     session: &mut Session,
     model: &Model,
@@ -183,7 +183,7 @@ fn alone(
     Ok(Run { seconds, first_token, host_seconds, counters: after - before })
 }
 
-/// Runs a test in a batch: every sequence has the same prompt, which is part of the test if there is one.
+/// Runs a test in a batch. Every sequence has the same prompt, which is timed only if the test has one.
 fn together(
     batch: &mut BatchSession,
     model: &Model,
@@ -200,7 +200,7 @@ fn together(
     if test.prompt > 0 {
         (0..test.batch).try_for_each(|_| batch.join(prompt, SequenceOptions::default()).map(drop))?;
     }
-    // What the prompts chose, then what each step does; the step that a batch is ahead is not waited for.
+    // First the tokens that the prompts chose, then those of each step, without waiting for the step ahead.
     batch.step()?;
     let mut first_token = start.elapsed().as_secs_f64();
     for step in 0..generated {

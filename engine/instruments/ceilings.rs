@@ -1,8 +1,7 @@
-//! What an adapter can do at most: bytes moved and operations done per second, by kernels of our own.
+//! The ceilings of an adapter: bytes moved and operations done per second, measured by samara's own kernels.
 //!
 //! The copy goes through buffers far larger than any cache, the multiply-adds run from registers. Both are
-//! checked first ([`check`]), on their smallest cases, and the best of several runs counts: a ceiling is what
-//! nothing gets past.
+//! checked first ([`check`]), on their smallest cases, and the best of several runs counts.
 
 use super::check::check;
 use super::document::Ceilings;
@@ -19,14 +18,14 @@ use crate::tensor::{DType, Tensors};
 const RUNS: usize = 5;
 /// A run lasts at least this long, in nanoseconds, unless the adapter is software.
 const LEAST_NS: f64 = 5e6;
-/// Bytes of either side of the copy: beyond the largest caches of GPUs (256 MiB), and of CPUs.
+/// Bytes of each side of the copy: beyond the largest caches of GPUs (256 MiB), and of CPUs.
 const COPY_BYTES: u64 = 512 << 20;
 const SOFTWARE_COPY_BYTES: u64 = 128 << 20;
 
 /// Measures the ceilings of an adapter.
 ///
 /// # Errors
-/// When a kernel's output is off its reference, the device fails, or its clock stands still.
+/// When a kernel's output differs from its reference, the device fails, or its clock does not advance.
 pub fn measure(gpu: &Gpu) -> Result<Ceilings> {
     Ok(Ceilings { copy_gb_s: copy(gpu)?, fma_gflop_s: multiply_adds(gpu)?, matrix_gflop_s: matrix(gpu)? })
 }
@@ -62,7 +61,7 @@ fn multiply_adds(gpu: &Gpu) -> Result<f64> {
     })
 }
 
-/// Measures matrix units of 16 x 16 on a device of its own: models run on them only where that was asked for.
+/// Measures matrix units of 16 x 16 on a separate device, because that of a model may lack their tier.
 fn matrix(gpu: &Gpu) -> Result<Option<f64>> {
     if gpu.summary().matrix_units != Some(MatrixShape::Sixteen) {
         return Ok(None);
@@ -80,7 +79,7 @@ fn matrix(gpu: &Gpu) -> Result<Option<f64>> {
     rate.map(Some)
 }
 
-/// Refuses to go on when a case of a kernel is off its reference.
+/// Returns an error when a case of a kernel differs from its reference.
 fn checked(gpu: &Gpu, name: &str) -> Result<()> {
     let entry = Entry::named(name).expect("a kernel of the list");
     for case in entry.cases().iter().filter(|case| !case.bench) {
@@ -108,7 +107,7 @@ fn longest(gpu: &Gpu, case: impl Fn(usize) -> Case) -> Result<f64> {
     }
 }
 
-/// Returns how much of `amount` a kernel gets through in a nanosecond, in the best of some runs.
+/// Returns how much of `amount` a kernel processes per nanosecond, in the best of several runs.
 fn best(gpu: &Gpu, kernel: &dyn Kernel, ranges: &Ranges, amount: u64) -> Result<f64> {
     let executor = Executor::new(gpu, [("ceiling", kernel)].into_iter(), ranges)?;
     executor.run(gpu);
@@ -117,5 +116,5 @@ fn best(gpu: &Gpu, kernel: &dyn Kernel, ranges: &Ranges, amount: u64) -> Result<
     if least > 0.0 {
         return Ok(amount as f64 / least);
     }
-    Err(Error::Gpu(format!("adapter `{}`: its clock stands still while it works", gpu.summary().name)))
+    Err(Error::Gpu(format!("adapter `{}`: its clock does not advance while it works", gpu.summary().name)))
 }

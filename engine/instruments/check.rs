@@ -18,10 +18,10 @@ const GUARD: usize = 256;
 /// How an output differs from its reference.
 pub type Mismatch = String;
 
-/// Runs a case once and compares every output with the reference; `None` when all is well.
+/// Runs a case once and compares every output with the reference; `None` if they match.
 ///
 /// # Errors
-/// When the device fails or refuses the kernel.
+/// When the device fails or rejects the kernel.
 pub fn check(gpu: &Gpu, case: &Case) -> Result<Option<Mismatch>> {
     Prepared::new(case).check(gpu)
 }
@@ -51,10 +51,10 @@ impl fmt::Display for Failed {
 /// Checks those cases of a kernel that `wanted` accepts and the device's tier runs; returns how many ran, and
 /// those that failed.
 ///
-/// With a seed, every case takes it in place of its own.
+/// A seed replaces that of every case.
 ///
 /// # Errors
-/// [`Error::Input`] when a file that replaces a shader is wrong: every case would say so.
+/// [`Error::Input`] when a file that replaces a shader is wrong: every case would fail alike.
 pub fn check_cases(
     gpu: &Gpu,
     entry: &Entry,
@@ -77,7 +77,7 @@ pub fn check_cases(
     Ok((ran, failed))
 }
 
-/// A case with the bytes of its inputs and what its reference makes of them, for any number of runs.
+/// A case with the bytes of its inputs and its expected outputs, for any number of runs.
 #[derive(Debug)]
 pub struct Prepared<'a> {
     case: &'a Case,
@@ -101,10 +101,10 @@ impl<'a> Prepared<'a> {
     }
 
     /// Runs the case once, as the device builds it now, and compares every output with the reference; `None`
-    /// when all is well.
+    /// if they match.
     ///
     /// # Errors
-    /// When the device fails or refuses the kernel.
+    /// When the device fails or rejects the kernel.
     pub fn check(&self, gpu: &Gpu) -> Result<Option<Mismatch>> {
         let case = self.case;
         let whole = Ranges::new(&case.tensors, |id| {
@@ -130,7 +130,7 @@ fn guarded(gpu: &Gpu, case: &Case, id: TensorId, plane: &[u8]) -> Result<BufferR
     let guards = guard(access.writes());
     gpu.write(&whole, 0, &guards);
     if access == Access::Write {
-        // What a kernel calls written must not depend on what was there.
+        // An operand that is only written must not depend on its old contents.
         gpu.write(&whole, GUARD as u64, &vec![0xff; plane.len()]);
     } else {
         gpu.write(&whole, GUARD as u64, plane);

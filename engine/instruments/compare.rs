@@ -59,7 +59,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// Tells whether more of it is faster.
+    /// Returns whether more of it is faster.
     pub fn more_is_faster(self) -> bool {
         self == Self::TokensPerSecond
     }
@@ -75,7 +75,7 @@ impl fmt::Display for Unit {
     }
 }
 
-/// What became of a measurement.
+/// The verdict on a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -110,7 +110,7 @@ pub struct Row {
     pub name: String,
     /// What its samples count.
     pub unit: Unit,
-    /// What became of it.
+    /// The verdict.
     pub verdict: Verdict,
     /// Difference of the medians as a share of A's; none where one is missing or A's is zero.
     pub change: Option<f64>,
@@ -128,7 +128,7 @@ pub struct Comparison {
     /// What a change has to exceed, as a share of A's median.
     #[serde(serialize_with = "share")]
     pub threshold: Threshold,
-    /// One sentence for each way in which the two runs were not measured alike.
+    /// One sentence for each difference in how the two runs were measured.
     pub warnings: Vec<String>,
     /// In the order of A, then what only B measured.
     pub rows: Vec<Row>,
@@ -147,8 +147,8 @@ impl Comparison {
 
 /// Compares the second run with the first.
 ///
-/// Rows are matched by what they measure. Adapter, backend and tier belong to that only where a run has
-/// several of them: two runs of one adapter each may be of two cards.
+/// Rows are matched by what they measure. Adapter, backend and tier are part of that only if a run has
+/// several of them: two runs of one adapter each may be of different GPUs.
 ///
 /// # Errors
 /// [`Error::Input`] when the documents are of different kinds or share no measurement.
@@ -170,13 +170,13 @@ pub fn compare(a: &Document, b: &Document, threshold: Threshold) -> Result<Compa
     Ok(Comparison { kind, threshold, warnings, rows })
 }
 
-/// A name and a unit: what is the same in two runs.
+/// A name and a unit, by which the rows of two runs are matched.
 type Key = (String, Unit);
 
 /// A document as a list of measurements.
 struct Run<'a> {
     kind: &'static str,
-    /// What the whole document is about, where that is not part of the names.
+    /// What the whole document is about, if that is not part of the names.
     subject: Option<&'a Subject>,
     measurements: Vec<(&'a Environment, Key, Samples)>,
 }
@@ -268,12 +268,12 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Returns the name of what several of may be in one document.
+/// Returns the name of an adapter at a backend and tier; a document may have several.
 fn place(environment: &Environment) -> String {
     format!("{} ({}, {})", environment.adapter, environment.backend, environment.tier)
 }
 
-/// Sums of samples by name, in the order in which the names came.
+/// Sums of samples by name, in the order in which the names first appeared.
 #[derive(Default)]
 struct Totals {
     sums: Vec<(String, Vec<f64>)>,
@@ -295,7 +295,7 @@ impl Totals {
     }
 }
 
-/// Returns what of the environment and the model differs, but for the version of the program.
+/// Returns how environments and models differ, except for the version of the program.
 fn warnings(a: &Run, b: &Run) -> Vec<String> {
     let mut warnings = Vec::new();
     let (left, right) = (a.facts(), b.facts());
@@ -339,7 +339,7 @@ fn row((name, unit): Key, a: Option<Samples>, b: Option<Samples>, threshold: Thr
     Row { name, unit, verdict, change, a, b }
 }
 
-/// Returns what became of a measurement and by what share its median changed.
+/// Returns the verdict on a measurement and by what share its median changed.
 fn judge(a: &Samples, b: &Samples, unit: Unit, threshold: Threshold) -> (Verdict, Option<f64>) {
     let difference = b.median() - a.median();
     let apart = a.max() < b.min() || b.max() < a.min();

@@ -1,7 +1,8 @@
-//! Where the products of a prompt's step go from rows to tiles: whole steps of a model, timed both ways.
+//! Up to how many tokens the products of a prompt's step run by rows and not in tiles: times whole steps both
+//! ways.
 //!
-//! Kernels of rows read a weight once for up to 8 tokens, tiles read it once for all but compute with less of it at hand:
-//! which is faster depends on the adapter, the tier and the format.
+//! Kernels of rows read a weight once for up to 8 tokens. Tiles read it once for all, but compute with less of
+//! it at hand. Which is faster depends on the adapter, the tier and the format.
 
 use std::time::Instant;
 
@@ -26,7 +27,7 @@ pub struct Both {
     pub times: Comparison,
 }
 
-/// Times steps of 1 to 64 tokens of a model by rows and by tiles in turn; `done` hears of each of
+/// Times steps of 1 to 64 tokens of a model by rows and by tiles, interleaved; calls `done` after each of
 /// [`steps`].
 ///
 /// # Errors
@@ -63,7 +64,7 @@ pub fn steps(model: &Model) -> impl Iterator<Item = usize> {
 }
 
 /// Returns the most tokens up to which rows are at least as fast as tiles at every step timed, and no fewer than
-/// [`FEW_TOKENS`]: guesses are verified by rows in any case.
+/// [`FEW_TOKENS`]: draft tokens are always verified by rows.
 pub fn few_tokens(both: &[Both]) -> usize {
     let rows = both.iter().filter(|both| both.tokens > FEW_TOKENS);
     rows.take_while(|both| both.times.first.median() <= both.times.second.median())

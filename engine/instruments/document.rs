@@ -1,7 +1,7 @@
 //! What instruments write and read back: one JSON object for each run.
 //!
-//! Every row names the environment in which it was measured, so that rows of several files can be laid side
-//! by side. `benches/schema/` holds a JSON schema of each kind.
+//! Every row names the environment in which it was measured, so that rows of several files can be
+//! combined. `benches/schema/` holds a JSON schema of each kind.
 
 use std::path::Path;
 
@@ -15,12 +15,12 @@ use crate::session::Model;
 /// Version of the documents' layout.
 pub const VERSION: u32 = 1;
 
-/// Where and with what something was measured.
+/// The environment of a measurement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// Version of samara.
     pub samara: String,
-    /// Commit of the program, `-dirty` where it was changed since; `unknown` outside a repository.
+    /// Commit of the program, `-dirty` if it was changed since; `unknown` outside a repository.
     pub commit: String,
     /// The adapter's name.
     pub adapter: String,
@@ -34,13 +34,13 @@ pub struct Environment {
     pub software: bool,
     /// The kernel variants in use.
     pub tier: String,
-    /// What took the times of single dispatches: `timestamps`, `pass-timestamps` or `wall`.
+    /// The clock of single dispatches: `timestamps`, `pass-timestamps` or `wall`.
     pub clock: String,
     /// Kernels and shapes that ran with tuned values.
     pub tuned: usize,
-    /// Shader files that stood in for built-in ones.
+    /// Shader files that replaced built-in ones.
     pub replaced_shaders: Vec<String>,
-    /// Operating system and processor architecture.
+    /// Operating system and CPU architecture.
     pub system: String,
 }
 
@@ -65,20 +65,20 @@ impl Environment {
     }
 }
 
-/// The two ceilings of an adapter, measured on it by kernels of our own.
+/// The ceilings of an adapter, measured on it by samara's own kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
     /// Bytes read and written per second by a stream copy, in GB/s.
     pub copy_gb_s: f64,
     /// f32 multiply-adds from registers, in GFLOP/s; a multiply-add counts two.
     pub fma_gflop_s: f64,
-    /// f16 products summed in f32 on matrix units, in GFLOP/s, where the adapter has them.
+    /// f16 products summed in f32 on matrix units, in GFLOP/s, if the adapter has them.
     pub matrix_gflop_s: Option<f64>,
 }
 
 impl Ceilings {
-    /// Returns the least nanoseconds in which bytes can be moved and operations done, and whether moving
-    /// them takes the longer.
+    /// Returns the lower bound of the nanoseconds for some bytes and operations, and whether memory is what
+    /// limits them.
     pub fn bound(&self, bytes: u64, flops: u64) -> (f64, bool) {
         let (moving, computing) = (bytes as f64 / self.copy_gb_s, flops as f64 / self.fma_gflop_s);
         (moving.max(computing), moving >= computing)
@@ -101,7 +101,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Returns what a model is; `spec` is how it was named.
+    /// Returns the description of a model; `spec` is how it was named.
     pub fn of(model: &Model, spec: &str) -> Self {
         Self {
             model: spec.to_owned(),
@@ -131,10 +131,10 @@ pub struct BenchRow {
     pub subject: Subject,
     /// The adapter's ceilings.
     pub ceilings: Ceilings,
-    /// `pp512`, `tg128` or `pp512+tg128`, with ` x 4` for a batch of four sequences and ` @ d1536` where tokens were
-    /// cached before.
+    /// `pp512`, `tg128` or `pp512+tg128`, with ` x 4` for a batch of four sequences and ` @ d1536` if tokens
+    /// were cached before.
     pub test: String,
-    /// Sequences that decode together; 1 is a session of its own.
+    /// Sequences of the batch; 1 is a single session.
     pub batch: usize,
     /// Prompt tokens.
     pub prompt: usize,
@@ -150,7 +150,7 @@ pub struct BenchRow {
     pub dispatches_per_token: f64,
     /// Submissions per token.
     pub submits_per_token: f64,
-    /// Host microseconds of processor time per token to record and submit, waiting left out.
+    /// Host microseconds of CPU time per token to record and submit, without waiting.
     pub host_us_per_token: Samples,
     /// Bytes that the kernels have to read, per token: weights, live cache, activations.
     pub bytes_read_per_token: f64,
@@ -195,13 +195,13 @@ pub struct StepProfile {
 /// One dispatch of a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DispatchProfile {
-    /// Where in the model it stands, `layer.3/attn/qkv`.
+    /// Its position in the model, `layer.3/attn/qkv`.
     pub label: String,
     /// The kernel.
     pub kernel: String,
     /// Its sizes and formats.
     pub shape: String,
-    /// Nanoseconds from the end of the dispatch before to its own end.
+    /// Nanoseconds from the end of the dispatch before to its end.
     pub ns: Samples,
     /// Bytes that it has to read.
     pub read: u64,
@@ -222,7 +222,7 @@ pub struct Ablation {
     pub subject: Subject,
     /// Prompt tokens of the prefill.
     pub prompt: usize,
-    /// Tokens generated behind it.
+    /// Tokens generated after it.
     pub generated: usize,
     /// Every rule on, each one off, all off, and norms as chains of elementary kernels.
     pub rows: Vec<AblationRow>,
@@ -283,12 +283,12 @@ pub struct KernelRow {
     pub bound: String,
     /// Share of that ceiling.
     pub share: f64,
-    /// Copies of the inputs that were gone through, so that none was left in a cache.
+    /// Copies of the inputs that were cycled through, so that none stayed in a cache.
     pub copies: usize,
 }
 
-/// How a run of `samara generate` came to its first token and went on: a start is no repeated measurement, so
-/// documents of several runs are not compared.
+/// The times of one run of `samara generate`, to its first token and after. It is not a repeated measurement,
+/// so documents of several runs are not compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Start {
     /// `start`.
@@ -303,24 +303,24 @@ pub struct Start {
     pub device_ms: f64,
     /// Milliseconds to read, pack and upload the weights.
     pub weights_ms: f64,
-    /// Milliseconds to compile the pipelines of a prompt and of decoding, beside the weights.
+    /// Milliseconds to compile the pipelines of a prompt and of decoding, in parallel with the weights.
     pub pipelines_ms: f64,
-    /// Milliseconds from the first look at the model until a session stood ready.
+    /// Milliseconds from opening the model until a session was ready.
     pub load_ms: f64,
     /// Tokens of the prompt.
     pub prompt: usize,
     /// Milliseconds to the logits of the prompt's last token.
     pub prefill_ms: f64,
-    /// Milliseconds from the beginning of the program until the first token was there; null without one.
+    /// Milliseconds from the start of the program until the first token was available; null without one.
     pub first_token_ms: Option<f64>,
     /// Generated tokens.
     pub generated: usize,
-    /// Tokens per second behind the first one; null without another.
+    /// Tokens per second after the first one; null without another.
     pub decode_tok_s: Option<f64>,
 }
 
 impl Start {
-    /// Returns the text of the document, a line break at its end.
+    /// Returns the text of the document, with a line break at its end.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("names and numbers are valid JSON");
         text.push('\n');
@@ -350,7 +350,7 @@ impl Document {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
         let refuse =
-            |why: String| Error::Input(format!("`{}` is no result of samara: {why}", path.display()));
+            |why: String| Error::Input(format!("`{}` is not a result of samara: {why}", path.display()));
         let document: Self = serde_json::from_str(&text).map_err(|e| refuse(e.to_string()))?;
         match document.version() {
             VERSION => Ok(document),
@@ -367,7 +367,7 @@ impl Document {
         }
     }
 
-    /// Returns the text of the document, a line break at its end.
+    /// Returns the text of the document, with a line break at its end.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("names and numbers are valid JSON");
         text.push('\n');

@@ -1,4 +1,4 @@
-//! Instruments: what measures the engine, and checks it before it does.
+//! Instruments: they measure the engine, and check it first.
 //!
 //! Every document says what was measured (GPU timestamps or the wall clock), on which adapter, driver, tier
 //! and commit. Times are medians with their samples beside them.

@@ -1,4 +1,4 @@
-//! How instruments call what they measured and where.
+//! The names that instruments use for what they measured, and where.
 
 use crate::instruments::document::{Environment, Subject};
 
@@ -16,7 +16,7 @@ pub fn without(subject: &Subject) -> String {
     }
 }
 
-/// Returns what an environment consists of, in words, the same names in the same order for each.
+/// Returns the facts of an environment, in words, with the same names in the same order for each.
 pub fn facts(environment: &Environment) -> [(&'static str, String); 11] {
     let Environment { software, device, replaced_shaders, tuned, .. } = environment;
     let device =
@@ -37,7 +37,7 @@ pub fn facts(environment: &Environment) -> [(&'static str, String); 11] {
     ]
 }
 
-/// Returns what took the times, in words.
+/// Returns the clock in words.
 pub fn clock(clock: &str) -> &str {
     match clock {
         "timestamps" => "timestamps of the device",

@@ -18,7 +18,7 @@ pub fn si(value: f64, unit: &str) -> String {
     format!("{} {prefix}{unit}", plain(value / factor))
 }
 
-/// Returns a share as a percentage, and a dash for what is none.
+/// Returns a share as a percentage, or a dash if it is not finite.
 pub fn percent(share: f64) -> String {
     if share.is_finite() { format!("{:.0}%", share * 100.0) } else { "–".to_owned() }
 }
@@ -28,7 +28,7 @@ pub fn decimals(value: f64) -> usize {
     if value == 0.0 { 0 } else { (2.0 - value.abs().log10().floor()).clamp(0.0, 9.0) as usize }
 }
 
-/// Returns a number for a table: one digit more than [`plain`], and a dash for what is none.
+/// Returns a number for a table: one digit more than [`plain`], or a dash if it is not finite.
 pub fn cell(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();

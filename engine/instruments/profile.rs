@@ -12,8 +12,8 @@ use crate::kernels::Cost;
 use crate::model::synth;
 use crate::session::{Model, Session, StepOp};
 
-/// Profiles a step of `prompt` tokens behind `depth` cached ones, then a decode step behind those; each is
-/// repeated `repetitions` times after one run that warms it up.
+/// Profiles a step of `prompt` tokens after `depth` cached ones, then a decode step after those; each is
+/// repeated `repetitions` times after one warm-up.
 ///
 /// # Errors
 /// When the device fails, or `prompt` is more than one step takes.
@@ -95,7 +95,7 @@ pub struct Total {
     pub ns: f64,
     /// What they have to move and compute.
     pub cost: Cost,
-    /// The least nanoseconds in which that can be done, each dispatch by its own ceiling.
+    /// The lower bound of the nanoseconds for that, each dispatch by its own ceiling.
     pub bound_ns: f64,
     /// The part of `bound_ns` where memory is the ceiling.
     pub memory_ns: f64,
@@ -117,7 +117,7 @@ impl Total {
         self.bound_ns / self.ns
     }
 
-    /// Tells which ceiling applies for the most part.
+    /// Returns which ceiling applies for most of it.
     pub fn bound(&self) -> &'static str {
         if 2.0 * self.memory_ns >= self.bound_ns { "memory" } else { "compute" }
     }
@@ -129,7 +129,7 @@ impl StepProfile {
         self.dispatches.iter().map(|dispatch| dispatch.ns.median()).sum()
     }
 
-    /// Sums dispatches by what `name` says of them, in the order in which the names come up.
+    /// Sums dispatches by what `name` returns for them, in the order in which the names first appear.
     pub fn totals(&self, ceilings: &Ceilings, name: impl Fn(&DispatchProfile) -> String) -> Vec<Total> {
         let mut totals: Vec<Total> = Vec::new();
         for dispatch in &self.dispatches {
@@ -159,7 +159,7 @@ impl StepProfile {
 }
 
 impl DispatchProfile {
-    /// Returns the layer, or what stands before and behind them, and its part: `layer.3` and `attn`; the
+    /// Returns the layer, or what comes before or after the layers, and its part: `layer.3` and `attn`; the
     /// embedding has no part.
     pub fn part(&self) -> (&str, &str) {
         let (first, rest) = self.label.split_once('/').unwrap_or((&self.label, ""));
@@ -185,7 +185,7 @@ impl Profile {
     pub fn trace(&self) -> Value {
         let mut events = Vec::new();
         for (pid, step) in self.steps.iter().enumerate() {
-            let name = format!("{}, T {} behind {} cached", step.name, step.tokens, step.position);
+            let name = format!("{}, T {} after {} cached", step.name, step.tokens, step.position);
             events.push(
                 json!({"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": {"name": name}}),
             );

@@ -5,7 +5,7 @@ use crate::gpu::{Bindings, BufferRange, Gpu, pack_values};
 use crate::kernels::{Case, Memory};
 use crate::tensor::{TensorId, Tensors};
 
-/// The bytes of each tensor's planes; none of one that is not bound.
+/// The bytes of each tensor's planes; none for a tensor that is not bound.
 pub(super) type Planes = Vec<Vec<Vec<u8>>>;
 
 /// Converts the inputs of a case to their bytes on the device.
@@ -17,12 +17,12 @@ pub(super) fn pack(case: &Case, inputs: &Memory) -> Planes {
     planes.collect()
 }
 
-/// The ranges that hold each tensor; none of one that is not bound.
+/// The ranges that hold each tensor; none for a tensor that is not bound.
 #[derive(Debug)]
 pub(super) struct Ranges(Vec<Vec<BufferRange>>);
 
 impl Ranges {
-    /// Gives each tensor the ranges that `of` makes for it.
+    /// Gives each tensor the ranges that `of` returns for it.
     pub(super) fn new(
         tensors: &Tensors,
         of: impl FnMut(TensorId) -> Result<Vec<BufferRange>>,

@@ -46,7 +46,7 @@ impl Samples {
         self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// Returns half the distance between the extremes: what stands behind the ± of a table.
+    /// Returns half the distance between the extremes: the number after ± in a table.
     pub fn spread(&self) -> f64 {
         (self.max() - self.min()) / 2.0
     }
@@ -65,7 +65,7 @@ impl From<Samples> for Stored {
 
 impl From<Stored> for Samples {
     fn from(stored: Stored) -> Self {
-        // An empty list is what a damaged file may hold; the median stands for it.
+        // A damaged file may hold an empty list; the median replaces it.
         Self(if stored.samples.is_empty() { vec![stored.median] } else { stored.samples })
     }
 }

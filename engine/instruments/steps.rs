@@ -1,4 +1,4 @@
-//! Cases from the operations of a model's steps: what a kernel is tuned for is what the model runs.
+//! Cases from the operations of a model's steps: kernels are tuned for what the model runs.
 
 use super::tune::tunable;
 use crate::error::{Error, Result};
@@ -13,8 +13,8 @@ use crate::tensor::{DType, TensorDesc, TensorId, Tensors};
 /// Tokens cached before the decode step: a quarter of OpenELM's context, as in the kernels' own cases.
 const DECODE_POSITION: usize = 511;
 
-/// Returns a case for every kernel and shape, if it has something to tune, of a decode step and of the steps in
-/// which `prompt` tokens are prefilled; the model is not loaded.
+/// Returns a case for every tunable kernel and shape of a decode step and of the steps that prefill `prompt`
+/// tokens; the model is not loaded.
 ///
 /// # Errors
 /// When the prompt does not fit the context, or the checkpoint cannot be read.

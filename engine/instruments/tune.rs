@@ -1,8 +1,8 @@
 //! The search for the fastest values of a kernel's tunables, shape by shape.
 //!
 //! Every candidate is built as the engine builds it, checked against the reference, and timed. The best one
-//! is then timed in turn with the default, and counts only if it is faster beyond the spread: a value that
-//! was lucky once is no better than the default.
+//! is then timed interleaved with the default, and counts only if it is faster beyond the spread: one lucky
+//! run is not enough.
 
 use std::collections::BTreeSet;
 
@@ -30,27 +30,27 @@ pub struct Found {
     pub shape: String,
     /// The values without tuning.
     pub default: Choice,
-    /// The fastest other values, timed in turn with the default; `None` when no other values came through.
+    /// The fastest other values, timed interleaved with the default; `None` when no other values passed.
     pub best: Option<(Choice, Comparison)>,
-    /// Values that were refused or computed something else, and why.
+    /// Values that were rejected or gave a wrong result, and why.
     pub dropped: Vec<(Choice, String)>,
     tuned: Tuned,
 }
 
 impl Found {
-    /// Tells whether the best values are faster than the default beyond the spread.
+    /// Returns whether the best values are faster than the default beyond the spread.
     pub fn wins(&self) -> bool {
         let faster = |c: &Comparison| c.differs() && c.second.median() < c.first.median();
         self.best.as_ref().is_some_and(|(_, comparison)| faster(comparison))
     }
 
-    /// Keeps the best values if they win, and else forgets what was kept before.
+    /// Keeps the best values if they win, else removes those kept before.
     pub fn apply(&self, tuning: &mut Tuning) {
         if self.wins() { tuning.insert(self.tuned.clone()) } else { tuning.remove(&self.tuned) }
     }
 }
 
-/// Searches the values of a case's tunables, or returns how its output is off with the default.
+/// Searches the values of a case's tunables, or returns how its output is wrong with the default.
 ///
 /// `tried` is called for each candidate and for the last comparison: [`trials`] times at most. The device is
 /// left without tuned values.
@@ -85,7 +85,7 @@ pub fn tune(
         }
         tried();
     }
-    // A candidate may have been refused because the device was lost.
+    // A candidate may have been rejected because the device was lost.
     gpu.check()?;
     let best = match fastest(gpu, timers)? {
         Some((choice, timer)) => Some((choice, Comparison::measure(gpu, &reference, &timer, samples)?)),
@@ -113,7 +113,7 @@ fn build(
     timer
 }
 
-/// Returns how often [`tune`] calls back for a case at a tier at most.
+/// Returns the most calls that [`tune`] makes to `tried` for a case at a tier.
 pub fn trials(case: &Case, tier: Tier) -> usize {
     case.kernel.choices(tier).len() + 1
 }
@@ -143,7 +143,7 @@ fn candidates(gpu: &Gpu, kernel: &dyn Kernel, source: &Source) -> Result<Candida
     Ok((fitting, dropped))
 }
 
-/// Says why a device cannot run a kernel with some values.
+/// Returns why a device cannot run a kernel with some values.
 fn misfit(gpu: &Gpu, kernel: &dyn Kernel, tier: Tier, module: &Module, choice: &Choice) -> Option<String> {
     let dispatch = kernel.dispatch(tier, choice);
     let footprint = match module.specialise(&dispatch.overrides).and_then(|module| module.footprint()) {

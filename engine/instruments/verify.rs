@@ -1,5 +1,5 @@
-//! Refusals to time what is wrong: a device that does not tell the demo's fable, a model whose ways to the
-//! same logits disagree.
+//! Checks before timing: a device has to reproduce the demo's fable, and a model's prefill has to agree with
+//! its decoding.
 
 use super::check::nmse;
 use crate::error::{Error, Result};
@@ -18,8 +18,8 @@ const INT8_TOLERANCE: f64 = 1e-2;
 /// adds at most 4e-6, and 36 layers have 144.
 const COOP_TOLERANCE: f64 = 6e-4;
 
-/// Returns the largest error between two ways to the same logits on a tier, of which a tier that rounds no factor allows
-/// `exact`.
+/// Returns the largest error between two computations of the same logits on a tier: `exact` on one that
+/// rounds no factor.
 pub(super) fn tolerance(tier: Tier, exact: f64) -> f64 {
     match tier {
         Tier { int8: true, .. } => INT8_TOLERANCE,
@@ -28,7 +28,7 @@ pub(super) fn tolerance(tier: Tier, exact: f64) -> f64 {
     }
 }
 
-/// Checks that the device of a model tells the demo's fable, with the model's format, cache, rules and
+/// Checks that the device of a model reproduces the demo's fable, with the model's format, cache, rules and
 /// shaders, and that the model's prefill agrees with its decoding.
 ///
 /// # Errors
@@ -53,7 +53,7 @@ fn tells_the_fable(model: &Model) -> Result<()> {
     if found == demo::KNOWN_TEXT {
         return Ok(());
     }
-    Err(wrong(model, &format!("the demo model goes on with {found:?}, expected {:?}", demo::KNOWN_TEXT)))
+    Err(wrong(model, &format!("the demo model continues with {found:?}, expected {:?}", demo::KNOWN_TEXT)))
 }
 
 fn agrees_with_itself(model: &Model) -> Result<()> {
@@ -75,7 +75,7 @@ fn agrees_with_itself(model: &Model) -> Result<()> {
     Err(wrong(model, &format!("logits of prefill and of decoding differ, NMSE {error:e} > {tolerance:e}")))
 }
 
-/// Returns the refusal to time a model.
+/// Returns the error that a model computes wrongly.
 pub(super) fn wrong(model: &Model, what: &str) -> Error {
     Error::Gpu(format!("adapter `{}` computes wrongly, so nothing is timed: {what}", model.adapter().name))
 }
@@ -85,7 +85,7 @@ pub(super) fn greedy(session: &mut Session, prompt: &[u32], tokens: usize) -> Re
     greedy_by(session, prompt, tokens, None)
 }
 
-/// Does the same with so many tokens in a submission.
+/// Does the same with `per_submit` tokens in a submission.
 pub(super) fn greedy_by(
     session: &mut Session,
     prompt: &[u32],

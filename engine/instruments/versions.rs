@@ -1,7 +1,7 @@
-//! Two versions of a kernel on the same inputs: both checked, then timed in turn.
+//! Two versions of a kernel on the same inputs: both checked, then timed interleaved.
 //!
-//! A card that grows warm or is shared drifts, so versions timed one after the other would differ by when
-//! they ran. In turn, pair by pair, both see the same drift.
+//! A GPU that warms up or is shared drifts, so versions timed one after the other would differ by when
+//! they ran. Interleaved pair by pair, both see the same drift.
 
 use super::check::{Mismatch, Prepared};
 use super::samples::Samples;
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Tuning};
 use crate::kernels::{Case, Shaders};
 
-/// Nanoseconds of one dispatch of two versions, taken in turn.
+/// Nanoseconds of one dispatch of two versions, interleaved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
     /// Of the first version.
@@ -20,10 +20,10 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Times two versions in turn.
+    /// Times two versions, interleaved.
     ///
     /// # Errors
-    /// When the device fails, or its clock stands still.
+    /// When the device fails, or its clock does not advance.
     pub fn measure(gpu: &Gpu, first: &Timer, second: &Timer, pairs: usize) -> Result<Self> {
         let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
         for _ in 0..pairs.max(1) {
@@ -39,13 +39,14 @@ impl Comparison {
         Samples::new(pairs.map(|(first, second)| second / first).collect())
     }
 
-    /// Tells whether the versions differ beyond the spread: every time of one is below every time of the other.
+    /// Returns whether the versions differ beyond the spread: every time of one is below every time of the
+    /// other.
     pub fn differs(&self) -> bool {
         self.first.max() < self.second.min() || self.second.max() < self.first.min()
     }
 }
 
-/// Checks and times a case with the built-in shaders and with changed ones, or returns which version is off
+/// Checks and times a case with the built-in shaders and with changed ones, or returns which version is wrong
 /// and how.
 ///
 /// Tuned values are left out: they were found for one text and would favour it. The device keeps the
@@ -65,7 +66,7 @@ pub fn against(
     gpu.set_shaders(changed.clone());
     let second = rotation.timer(gpu);
     gpu.set_shaders(Shaders::default());
-    // A mistake in a file is told before the built-in version is built.
+    // A mistake in a file is reported before the built-in version is built.
     let second = second?;
     Ok(match (rotation.timer(gpu)?, second) {
         (Ok(first), Ok(second)) => Ok(Comparison::measure(gpu, &first, &second, pairs)?),

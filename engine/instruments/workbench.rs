@@ -1,10 +1,10 @@
 //! One case on the device: checked, then timed.
 //!
-//! In a step a kernel finds its weights in device memory, because everything that runs between two uses of
-//! them is larger than any cache; run over and over on one set, it would find them in the cache. So what a
-//! case only reads lies in several copies, gone through in turn, which together exceed the last-level cache.
-//! Outputs, and what is changed in place, are one for all copies: as in a step, every dispatch waits for the
-//! one before it at the barrier that their common output needs. With outputs of their own, dispatches would
+//! In a step a kernel reads its weights from device memory, because the data used between two runs of it is
+//! larger than any cache; run repeatedly on one set, it would find them in the cache. So the inputs of a case
+//! have several copies, used in rotation, which together exceed the last-level cache.
+//! All copies share the outputs, and what is changed in place: as in a step, every dispatch waits for the
+//! one before it at the barrier that their common output needs. With separate outputs, dispatches would
 //! overlap, and each would seem to take less time than it does.
 
 use std::cell::Cell;
@@ -25,7 +25,7 @@ const CACHE_BYTES: u64 = 256 << 20;
 const SOFTWARE_CACHE_BYTES: u64 = 32 << 20;
 /// Most copies; activations of one token, which a step finds in the cache too, stay below the bytes above.
 const MAX_COPIES: u64 = 256;
-/// All copies may take that many times the bytes above, where a case reads little of what it binds.
+/// All copies may take that many times the bytes above, if a case reads little of what it binds.
 const ROOM: u64 = 4;
 /// A sample lasts about this long, in nanoseconds, unless that takes more dispatches than are allowed.
 const SAMPLE_NS: f64 = 1e7;
@@ -60,18 +60,18 @@ impl<'a> Rotation<'a> {
         Ok(Self { prepared, copies })
     }
 
-    /// Checks the case as the device builds it now, with its shaders and tuned values, and returns what times
-    /// it, or how its output is off.
+    /// Checks the case as the device builds it now, with its shaders and tuned values, and returns its timer,
+    /// or how its output is wrong.
     ///
     /// # Errors
-    /// When the device fails or refuses the kernel.
+    /// When the device fails or rejects the kernel.
     pub fn timer(&self, gpu: &Gpu) -> Result<std::result::Result<Timer, Mismatch>> {
         if let Some(mismatch) = self.prepared.check(gpu)? {
             return Ok(Err(mismatch));
         }
         let copies = self.copies.len();
         let wanted = match gpu.clock() {
-            // It repeats what it times by itself, so that must be every copy.
+            // This clock repeats what it times, so that has to be every copy.
             Clock::Wall => copies,
             _ => self.dispatches(gpu)?,
         };
@@ -91,8 +91,8 @@ impl<'a> Rotation<'a> {
         Ok((SAMPLE_NS / ns).ceil().clamp(1.0, MAX_DISPATCHES as f64) as usize)
     }
 
-    /// Builds about as many dispatches as wanted, whole times through the copies; or, where once through is
-    /// more than wanted, the copies in parts of as many, to be gone through in turn.
+    /// Builds about `wanted` dispatches, as whole rounds over the copies; or, if one round is more than that,
+    /// the round in parts of `wanted` dispatches.
     fn parts(&self, gpu: &Gpu, wanted: usize) -> Result<Vec<Executor>> {
         let copies = self.copies.len();
         if wanted < copies {
@@ -128,7 +128,7 @@ impl Timer {
     /// Returns the nanoseconds of one dispatch: the mean of about [`Self::dispatches`] of them.
     ///
     /// # Errors
-    /// When the device fails, or its clock stands still.
+    /// When the device fails, or its clock does not advance.
     pub fn sample(&self, gpu: &Gpu) -> Result<f64> {
         let part = &self.parts[self.next.replace((self.next.get() + 1) % self.parts.len())];
         match part.elapsed(gpu)? {
@@ -161,10 +161,10 @@ impl Timer {
     }
 }
 
-/// Checks a case and times it, or returns how its output is off.
+/// Checks a case and times it, or returns how its output is wrong.
 ///
 /// # Errors
-/// When the device fails, is out of memory or refuses the kernel.
+/// When the device fails, is out of memory or rejects the kernel.
 pub fn time(
     gpu: &Gpu,
     case: &Case,
@@ -178,7 +178,7 @@ pub fn time(
     }
 }
 
-/// Lays times beside what the case has to move and compute.
+/// Combines times with what the case has to move and compute.
 fn row(case: &Case, ceilings: &Ceilings, ns: Samples, copies: usize) -> KernelRow {
     let (kernel, cost, median) = (&*case.kernel, case.cost(), ns.median());
     let mut ceilings = *ceilings;

@@ -1,4 +1,4 @@
-//! What fusion rules are worth: a chart for each ablation, a bar for each choice of rules.
+//! The gain of each fusion rule: a chart for each ablation, a bar for each choice of rules.
 
 use super::bars::{self, Line};
 use super::page::{Figure, Table};
@@ -29,7 +29,7 @@ fn figure(ablation: &Ablation, places: &Places) -> Figure {
     Figure {
         title: format!("{} on {place}", names::subject(&ablation.subject)),
         caption: format!(
-            "Decoded tokens per second over {} tokens behind a prompt of {}, with the dispatches of a decode step.",
+            "Decoded tokens per second over {} tokens after a prompt of {}, with the dispatches of a decode step.",
             ablation.generated, ablation.prompt
         ),
         chart: bars::draw(&lines, "decode, tok/s"),

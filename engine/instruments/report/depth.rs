@@ -116,7 +116,7 @@ fn draw(series: &[Series]) -> Drawing {
     })
 }
 
-/// Draws a tick at each depth, but for those that would run into the one before.
+/// Draws a tick at each depth, except those that would overlap the one before.
 fn draw_depths(plot: &Plot, depths: BTreeSet<usize>, top: f64) {
     let mut free = i32::MIN;
     for depth in depths {

@@ -18,7 +18,7 @@ const NAMED: usize = 32;
 
 /// The parts of a bar.
 const PARTS: [&str; 3] = ["attention", "FFN", "embedding and head"];
-/// How labels call the first two.
+/// The names of the first two in labels.
 const PATHS: [&str; 2] = ["attn", "ffn"];
 
 /// Returns a chart for each step of each profile.
@@ -36,7 +36,7 @@ pub fn figures(profiles: &[&Profile], places: &Places) -> Vec<Figure> {
     profiles.iter().flat_map(of).collect()
 }
 
-/// A bar: a layer, or what stands outside the layers.
+/// A bar: a layer, or what is outside the layers.
 struct Bar {
     name: String,
     /// Nanoseconds of each part.
@@ -68,7 +68,7 @@ fn figure(profile: &Profile, step: &StepProfile, place: &str) -> Figure {
     } else {
         format!("Prefill of {} tokens", step.tokens)
     };
-    let behind = if step.position > 0 { format!(" behind {} cached", step.position) } else { String::new() };
+    let behind = if step.position > 0 { format!(" after {} cached", step.position) } else { String::new() };
     let [attention, ffn, rest] = totals.map(share);
     let mut table = Table::new(&[
         "layer",
@@ -148,8 +148,8 @@ fn draw(bars: &[Bar]) -> Drawing {
     })
 }
 
-/// Tells whether a bar is named: the first and the last, and of many others every second, none of them
-/// beside those two.
+/// Returns whether a bar is named: the first, the last, and of many others every second one that is not
+/// next to those two.
 fn labelled(index: usize, count: usize) -> bool {
     count <= NAMED || index == 0 || index + 1 == count || (index.is_multiple_of(2) && index + 2 < count)
 }

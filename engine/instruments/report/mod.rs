@@ -1,7 +1,7 @@
 //! One HTML page out of the results of any number of runs.
 //!
 //! The page is a single file: its charts are inline SVG, its style is inline, and there is no script and
-//! nothing to fetch. Whatever a result holds, names included, is escaped.
+//! nothing to fetch. Everything that a result holds, names included, is escaped.
 
 mod ablation;
 mod bars;
@@ -30,12 +30,12 @@ pub fn report(documents: &[(String, Document)]) -> String {
         },
         Section {
             title: "Throughput against depth",
-            about: "Tokens per second behind tokens that are already cached: what attention over a longer cache costs.",
+            about: "Tokens per second after tokens that are already cached: what attention over a longer cache costs.",
             figures: depth::figures(&input.benches, &places),
         },
         Section {
             title: "Roofline",
-            about: "What each kernel computes per second against what it computes per byte moved, below the \
+            about: "Operations per second of each kernel against its operations per byte moved, below the \
                 ceilings that were measured on the same adapter.",
             figures: roofline::figures(&input.profiles, &input.kernels, &places),
         },
@@ -46,7 +46,7 @@ pub fn report(documents: &[(String, Document)]) -> String {
         },
         Section {
             title: "Ablation",
-            about: "What each fusion rule is worth: the same model with rules switched off.",
+            about: "The gain of each fusion rule: the same model with rules switched off.",
             figures: ablation::figures(&input.ablations, &places),
         },
     ];

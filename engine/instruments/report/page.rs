@@ -1,4 +1,4 @@
-//! The page around the charts. Everything is escaped but the drawings, whose texts the backend escapes.
+//! The page around the charts. Everything is escaped except the drawings, whose texts the backend escapes.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -26,7 +26,7 @@ pub struct Section {
 /// A chart with what a reader needs beside it.
 pub struct Figure {
     pub title: String,
-    /// Text of the chart for those who do not see it, and its caption.
+    /// The caption of the chart, which is also its text for screen readers.
     pub caption: String,
     pub chart: Drawing,
     pub legend: Vec<(Drawing, String)>,

@@ -1,4 +1,4 @@
-//! Where things were measured, each place under a name of its own.
+//! The environments of measurements, each under a name that no other has.
 
 use crate::instruments::document::{Ceilings, Document, Environment, Subject};
 use crate::instruments::names;
@@ -8,7 +8,7 @@ use crate::session::KvFormat;
 pub struct Place<'a> {
     /// The environment.
     pub environment: &'a Environment,
-    /// The adapter, and where two environments have the same one, what tells them apart.
+    /// The adapter, and, if environments share it, the facts in which they differ.
     pub label: String,
     /// The highest of each that any document measured there; ablations measure none.
     pub ceilings: Option<Ceilings>,
@@ -53,7 +53,7 @@ impl<'a> Places<'a> {
         &self.0[self.index(environment)]
     }
 
-    /// Returns which place an environment is.
+    /// Returns the index of an environment's place.
     pub fn index(&self, environment: &Environment) -> usize {
         let index = self.0.iter().position(|place| place.environment == environment);
         index.expect("places are those of every document")
@@ -101,8 +101,8 @@ fn label(place: &Place, places: &[Place]) -> String {
     }
 }
 
-/// Returns a short name for a chart: of a path its end, the cache's format only where it is not the usual
-/// one, of several rules that are off their number. The table has the rest.
+/// Returns a short name for a chart: the end of a path, the cache's format only if it is not the default,
+/// the number of rules that are off if there are several. The table has the rest.
 pub fn short(subject: &Subject) -> String {
     let usual = subject.kv == KvFormat::default().to_string();
     let kv = if usual { String::new() } else { format!(", kv {}", subject.kv) };

@@ -10,13 +10,13 @@ use plotters::coord::{CoordTranslate, Shift};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// Width of a chart in pixels; the page scales it to what there is.
+/// Width of a chart in pixels; the page scales it to the window.
 pub const WIDTH: u32 = 880;
 
 /// Stands for the colour of the page's text, which is not known here.
 const INK: RGBColor = RGBColor(1, 2, 3);
 
-/// Okabe and Ito's palette, which people with any kind of colour blindness can tell apart; its black and
+/// Okabe and Ito's palette, which people with any kind of colour blindness can distinguish; its black and
 /// its yellow would vanish on a dark or a light page.
 const PALETTE: [RGBColor; 6] = [
     RGBColor(0x00, 0x72, 0xB2),
@@ -75,7 +75,7 @@ pub fn ink(opacity: f64) -> RGBAColor {
     INK.mix(opacity)
 }
 
-/// Returns a colour of the palette, which begins anew behind its end.
+/// Returns a colour of the palette, which repeats after its end.
 pub fn colour(index: usize) -> RGBColor {
     PALETTE[index % PALETTE.len()]
 }
@@ -85,7 +85,7 @@ pub fn grid() -> ShapeStyle {
     ink(0.14).stroke_width(1)
 }
 
-/// Text of a size in pixels, at a place of its box.
+/// Text of a size in pixels, anchored at a point of its box.
 pub fn text(pixels: f64, opacity: f64, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
     // The backend takes 1.24 as the height of a line.
     let style = TextStyle::from(("sans-serif", pixels * 1.24).into_font());
@@ -105,7 +105,7 @@ pub fn width(text: &str) -> u32 {
 /// What can be drawn: a damaged file may hold any number, and ticks over 600 decades would not end.
 const SANE: RangeInclusive<f64> = 1e-12..=1e15;
 
-/// Tells whether a value has a place on an axis that begins above zero.
+/// Returns whether an axis that begins above zero can show a value.
 pub fn sane(value: f64) -> bool {
     SANE.contains(&value)
 }
@@ -115,7 +115,7 @@ pub fn extent(largest: f64) -> f64 {
     if largest > 0.0 { largest.clamp(*SANE.start(), *SANE.end()) } else { 1.0 }
 }
 
-/// Returns the text of a tick, without zeros that say nothing.
+/// Returns the text of a tick, without trailing zeros.
 pub fn mesh_tick(value: f64) -> String {
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -67,7 +67,7 @@ impl Point {
         (self.flops as f64 / self.bytes as f64, self.flops as f64 / self.ns)
     }
 
-    /// Tells whether it has a place on logarithmic axes.
+    /// Returns whether logarithmic axes can show it.
     fn drawable(&self) -> bool {
         let (x, y) = self.position();
         sane(x) && sane(y)
@@ -133,7 +133,7 @@ fn caption(points: &[Point], place: &Place) -> String {
     let hidden = points.iter().filter(|point| !point.drawable()).count();
     let without = match hidden {
         0 => String::new(),
-        count => format!(" What does no arithmetic ({count}) is only in the table."),
+        count => format!(" Kernels without arithmetic ({count}) are only in the table."),
     };
     let clock = names::clock(&place.environment.clock);
     format!(
@@ -159,7 +159,7 @@ fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
         return 1.0..10.0;
     }
     let from = least.log10().floor();
-    // A hair below the first decade, so that rounding does not cost it its tick.
+    // Slightly below the first decade, so that rounding does not drop its tick.
     10f64.powf(from) * 0.999..10f64.powf(most.log10().ceil().max(from + 1.0))
 }
 

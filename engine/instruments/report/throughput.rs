@@ -27,7 +27,7 @@ fn tests<'a>(rows: &[&'a BenchRow]) -> Vec<Vec<&'a BenchRow>> {
     tests.into_iter().map(of).collect()
 }
 
-/// Returns what makes two rows the same test, whatever was cached before: sequences, prompt and generated tokens.
+/// Returns what makes two rows the same test at any depth: sequences, prompt and generated tokens.
 pub fn shape(row: &BenchRow) -> [usize; 3] {
     [row.batch, row.prompt, row.generated]
 }
@@ -67,10 +67,10 @@ fn figure(mut rows: Vec<&BenchRow>, places: &Places) -> Figure {
     }
 }
 
-/// The colour of each format, and of one that is unknown: neighbours are easy to tell apart.
+/// The colour of each format, and of one that is unknown: neighbours are easy to distinguish.
 const COLOURS: [usize; Format::ALL.len() + 1] = [3, 5, 2, 0, 1, 4];
 
-/// Returns where a format stands among all.
+/// Returns the rank of a format among all.
 pub fn rank(format: &str) -> usize {
     Format::ALL.iter().position(|other| other.to_string() == format).unwrap_or(Format::ALL.len())
 }
