@@ -209,8 +209,8 @@ fn guesses_leave_the_text_and_are_counted() {
     let common = ["generate", "The Fox and the Grapes", "-n", "48"];
     let plain = stdout(&run(&common));
     for (flags, counted) in [
-        (&["--lookup", "4"][..], " guesses accepted ("),
-        (&["--draft", "demo", "--draft-tokens", "3"], " guesses accepted (100 %) in 12 steps"),
+        (&["--lookup", "4"][..], " draft tokens accepted ("),
+        (&["--draft", "demo", "--draft-tokens", "3"], " draft tokens accepted (100 %) in 12 steps"),
         (&["--tokens-per-submit", "5"], "stopped: --tokens"),
     ] {
         let output = run(&[&common[..], flags].concat());

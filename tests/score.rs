@@ -316,10 +316,7 @@ fn bad_lines_are_named() {
     for (line, parts) in [
         ("{", &["line 3", "column"][..]),
         (r#"{"context": "a"}"#, &["line 3", "`continuations`"]),
-        (
-            r#"{"context": "a", "continuations": [" b", ""]}"#,
-            &["line 3", "continuation 1", "no token of its own"],
-        ),
+        (r#"{"context": "a", "continuations": [" b", ""]}"#, &["line 3", "continuation 1", "adds no token"]),
         (
             r#"{"context_ids": [], "continuation_ids": [[5]]}"#,
             &["line 3", "continuation 0", "no token before"],

@@ -14,8 +14,8 @@ use super::{COMMIT, Failure, ModelArgs};
 /// Measure what each fusion rule is worth
 ///
 /// Decodes and prefills with every rule on, with each one off, with all off, and with each RMSNorm as the chain
-/// of elementary kernels that naive framework code launches. The choices have to agree before any is timed, and
-/// take turns; `relative` is the median of the ratios to `all on` in the same turn.
+/// of elementary kernels that naive framework code launches. All configurations are checked to give the same
+/// logits, then timed interleaved; `relative` is the median of the ratios to `all on` in the same round.
 #[derive(Args)]
 pub struct AblateArgs {
     #[command(flatten)]
@@ -23,10 +23,10 @@ pub struct AblateArgs {
     /// Prompt tokens
     #[arg(short, long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     prompt: u16,
-    /// Tokens to generate behind the prompt
+    /// Tokens to generate after the prompt
     #[arg(short = 'n', long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     tokens: u16,
-    /// Timed runs of each choice of rules
+    /// Timed runs of each configuration
     #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     repetitions: u16,
     /// Form of the results
@@ -70,7 +70,7 @@ fn write_table(out: &mut impl Write, ablation: &Ablation) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "{} {}, KV cache {}; prefill of {} tokens, {} decoded behind them\n",
+        "{} {}, KV cache {}; prefill of {} tokens, {} decoded after them\n",
         subject.model, subject.format, subject.kv, ablation.prompt, ablation.generated
     )?;
     let mut table = Table::new([
@@ -99,7 +99,7 @@ fn write_table(out: &mut impl Write, ablation: &Ablation) -> io::Result<()> {
     write!(out, "{table}")
 }
 
-/// Returns the median of the ratios in each turn: what slows a whole turn down leaves it as it is.
+/// Returns the median of the ratios of each round: what slows a whole round down does not change it.
 fn relative(of: &Samples, to: &Samples) -> f64 {
     Samples::new(of.values().iter().zip(to.values()).map(|(of, to)| of / to).collect()).median()
 }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_that_is_slow_for_all_changes_no_ratio() {
+    fn a_round_that_is_slow_for_all_changes_no_ratio() {
         let (of, to) = (Samples::new(vec![6.0, 2.0, 9.0]), Samples::new(vec![3.0, 1.0, 6.0]));
         assert_eq!((relative(&of, &to), relative(&to, &to)), (2.0, 1.0));
     }

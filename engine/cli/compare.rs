@@ -13,7 +13,7 @@ use samara::instruments::samples::Samples;
 use super::table::Table;
 use super::{Failure, note};
 
-/// Say what became faster or slower from one result to another; exit with 1 if something became slower
+/// List what became faster or slower between two results; exit with 1 if something became slower
 ///
 /// A change counts when the medians differ by more than the threshold and the ranges of the samples do not
 /// overlap. The exit code is 2 when the two cannot be compared.
@@ -29,7 +29,7 @@ pub struct CompareArgs {
     /// Form of the results
     #[arg(short, long, value_enum, default_value_t = Output::Md)]
     output: Output,
-    /// List in the table what stayed the same, too
+    /// Also list what stayed the same
     #[arg(long)]
     all: bool,
 }
@@ -65,12 +65,12 @@ pub fn run(args: &CompareArgs) -> Result<(), Failure> {
     }
 }
 
-/// Reads a document; that a file cannot be read must not look like a regression.
+/// Reads a document; a file that cannot be read gets the exit code of bad input, not that of a regression.
 fn read(path: &Path) -> samara::Result<Document> {
     Document::read(path).map_err(|e| Error::Input(e.to_string()))
 }
 
-/// Writes what changed, the slower first, and how much did not.
+/// Writes what changed, slower measurements first, and how many did not.
 fn write_table(out: &mut impl Write, comparison: &Comparison, all: bool) -> io::Result<()> {
     use Verdict::{Faster, OnlyA, OnlyB, Same, Slower};
     let mut table = Table::new(["measured", ">A", ">B", "unit", ">change", "verdict"]);

@@ -9,7 +9,7 @@ use samara::{Backend, gpu};
 
 use super::Failure;
 
-/// List the graphics adapters
+/// List the graphics adapters, with drivers, tiers and limits
 #[derive(Args)]
 pub struct DevicesArgs {
     /// Only this graphics API: vulkan, metal or dx12
@@ -43,7 +43,7 @@ pub fn run(args: DevicesArgs) -> Result<(), Failure> {
             adapter.max_invocations,
         )?;
         if adapter.software {
-            writeln!(out, "    SOFTWARE ADAPTER: it runs on the CPU, its speed says nothing about a GPU")?;
+            writeln!(out, "    SOFTWARE ADAPTER: it runs on the CPU; timings say nothing about a GPU")?;
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The flags by which `samara generate` guesses tokens and verifies them.
+//! The flags of `samara generate` for speculative decoding.
 
 use clap::Args;
 use samara::session::{Acceptance, Drafter, MAX_DRAFT};
@@ -9,19 +9,22 @@ use super::{ModelArgs, RuleArgs};
 #[derive(Args)]
 #[command(next_help_heading = "Speculation (the text stays the same)")]
 pub struct DraftArgs {
-    /// Guess the N tokens, at most 7, that followed the newest words when they last occurred
+    /// Draft the N tokens, 1 to 7, that followed the last tokens where they occurred before
+    ///
+    /// One step verifies the draft tokens and reads each weight once for all of them. Standard error reports how many
+    /// were accepted. On a CPU, which is compute-bound, speculative decoding is slower.
     #[arg(long, value_name = "N", conflicts_with = "draft")]
     lookup: Option<usize>,
-    /// Let a smaller model of the same vocabulary guess
+    /// Draft tokens with a smaller model of the same vocabulary
     #[arg(long, value_name = "MODEL")]
     draft: Option<String>,
-    /// Tokens, at most 7, that the smaller model guesses at a time
+    /// Tokens, 1 to 7, that the smaller model drafts at a time
     #[arg(long, value_name = "N", default_value_t = 4, requires = "draft")]
     draft_tokens: usize,
 }
 
 impl DraftArgs {
-    /// Refuses numbers that are out of range, by their flag.
+    /// Refuses numbers that are out of range, with the name of their flag.
     pub fn check(&self) -> samara::Result<()> {
         let given = self.lookup.map(|tokens| ("--lookup", tokens));
         let (flag, tokens) = given.unwrap_or(("--draft-tokens", self.draft_tokens));
@@ -31,7 +34,7 @@ impl DraftArgs {
         Err(Error::Input(format!("{flag} {tokens}: expected 1 to {MAX_DRAFT} tokens")))
     }
 
-    /// Returns what guesses for a session of `context` tokens, if anything was asked to.
+    /// Returns the drafter for a session of `context` tokens, if the flags name one.
     pub fn drafter(
         &self,
         model: &Model,
@@ -50,8 +53,8 @@ impl DraftArgs {
     }
 }
 
-/// Says how good the guesses were.
+/// Returns how many draft tokens were accepted.
 pub fn summary(Acceptance { drafted, accepted, steps }: Acceptance) -> String {
     let share = 100.0 * accepted as f64 / drafted.max(1) as f64;
-    format!("{accepted} of {drafted} guesses accepted ({share:.0} %) in {steps} steps")
+    format!("{accepted} of {drafted} draft tokens accepted ({share:.0} %) in {steps} steps")
 }

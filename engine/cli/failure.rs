@@ -7,13 +7,13 @@ use samara::Error;
 /// Why a subcommand ended early.
 #[derive(Debug)]
 pub enum Failure {
-    /// The library refused or failed.
+    /// The library returned an error.
     Run(Error),
-    /// Standard output took no more.
+    /// Standard output cannot be written.
     Output(io::Error),
-    /// Everything went well, and what was measured became slower.
+    /// A comparison found measurements that became slower.
     Regression(String),
-    /// Kernels compute something else than their references.
+    /// Kernel output differs from the reference.
     Wrong(String),
 }
 

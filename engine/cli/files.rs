@@ -1,4 +1,4 @@
-//! What subcommands read: texts and lists of token ids.
+//! The files that subcommands read: texts and lists of token ids.
 
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
@@ -66,7 +66,7 @@ pub fn check_ids(ids: &[u32], vocab: usize) -> Result<()> {
     match ids.iter().find(|&&id| id as usize >= vocab) {
         None => Ok(()),
         Some(id) => Err(Error::Input(format!(
-            "the tokenizer gives token id {id}, but the model has {vocab} tokens: they do not belong together"
+            "the tokenizer gives token id {id}, but the model has {vocab} tokens: they do not match"
         ))),
     }
 }

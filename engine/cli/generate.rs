@@ -14,12 +14,15 @@ use samara::tokenizer::Tokenizer;
 use samara::{Error, Model, Session};
 
 use super::draft::{self, DraftArgs};
-use super::{COMMIT, Failure, ModelArgs, RuleArgs, TextArgs, TokenizerArgs, duration, files, note, running};
+use super::{
+    COMMIT, Failure, ModelArgs, RuleArgs, SubmitArgs, TextArgs, TokenizerArgs, duration, files, note, running,
+};
 
 /// Continue a text
 ///
 /// Prints the prompt and then what the model adds, token by token, until the model ends the text, the
-/// context is full, or one of the limits below is met. Timing goes to standard error.
+/// context is full, or one of the limits below is met. Timing goes to standard error. Decoding is greedy unless
+/// a sampling flag is given.
 #[derive(Args)]
 #[command(allow_negative_numbers = true)]
 pub struct GenerateArgs {
@@ -37,14 +40,12 @@ pub struct GenerateArgs {
     /// Stop before this text, which is not printed; may be given several times
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// Hold N tokens, prompt included [default: the model's whole context]
+    /// Hold N tokens, prompt included [default: the model's whole context: 2048, the demo's 512]
     #[arg(long, value_name = "N")]
     ctx: Option<usize>,
-    /// Put N tokens, at most 32, into a submission; the text is the same for every N [default: as many as
-    /// keep it flowing]
-    #[arg(long, value_name = "N")]
-    tokens_per_submit: Option<usize>,
-    /// Write what the start and the tokens took to this JSON file
+    #[command(flatten)]
+    submit: SubmitArgs,
+    /// Write the times of the start, the prefill and the decoding to this JSON file
     #[arg(long, value_name = "OUT")]
     stats: Option<PathBuf>,
     /// Print the prompt's token ids and pieces on standard error
@@ -60,24 +61,28 @@ pub struct GenerateArgs {
 #[command(next_help_heading = "Sampling (in this order)")]
 struct SamplingArgs {
     /// Divide positive and multiply negative logits of tokens that occurred; 1 is off
+    ///
+    /// The published base models repeat themselves; Apple's examples use 1.2.
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     repeat_penalty: f32,
-    /// Let the penalty look at the newest N tokens; 0 is all
+    /// Apply the penalty to the last N tokens; 0 is all
     #[arg(long, value_name = "N", default_value_t = 0)]
     repeat_window: usize,
-    /// Temperature; 0 takes the likeliest token
+    /// Temperature; 0 takes the most likely token
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     temp: f32,
-    /// Keep the K likeliest tokens; 0 is off
+    /// Keep the K most likely tokens; 0 is off
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// Keep the likeliest tokens whose probabilities sum to P; 1 is off
+    /// Keep the most likely tokens whose probabilities sum to P; 1 is off
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
-    /// Keep tokens at least P times as likely as the likeliest; 0 is off
+    /// Keep tokens at least P times as likely as the most likely one; 0 is off
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     min_p: f32,
     /// Seed of the random numbers
+    ///
+    /// A random number depends on the seed and the position only.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
@@ -98,11 +103,11 @@ impl SamplingArgs {
 
 /// Runs the subcommand.
 pub fn run(args: GenerateArgs) -> Result<(), Failure> {
-    // All that can be refused is refused before the model loads.
+    // Bad flags are reported before the model loads.
     let sampler = Sampler::new(args.sampling.options())?;
     let stops = StopFilter::new(args.stop)?;
     args.drafting.check()?;
-    super::check_tokens_per_submit(args.tokens_per_submit)?;
+    let per_submit = args.submit.tokens()?;
     let prompt = args.text.read()?;
     if prompt.is_empty() {
         return Err(Error::Input("the prompt is empty".to_owned()).into());
@@ -132,7 +137,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(prompt.as_bytes())?;
     out.flush()?;
-    let (limit, per_submit) = (args.tokens.unwrap_or(usize::MAX), args.tokens_per_submit);
+    let limit = args.tokens.unwrap_or(usize::MAX);
     let how = How { sampler, limit, drafter, per_submit };
     let timing = continue_text(&tokenizer, &mut session, &ids, how, stops, &mut out)?;
     out.write_all(b"\n")?;
@@ -207,7 +212,7 @@ fn continue_text(
     let limit = how.limit;
     let mut stream = tokenizer.stream();
     for &id in ids {
-        // Printed already; the stream must know that the continuation is not the beginning of a text.
+        // Printed already; the stream has to know that the continuation does not begin a text.
         stream.push(id)?;
     }
     let start = Instant::now();
@@ -243,28 +248,28 @@ fn continue_text(
         n if n >= room => "the context is full".to_owned(),
         _ => "the text ended".to_owned(),
     });
-    let guesses = new.acceptance();
+    let acceptance = new.acceptance();
     let (prompt, decode) = (ids.len(), last - prefill);
-    Ok(Timing { prompt, prefill, first, since_start, tokens, decode, guesses, end })
+    Ok(Timing { prompt, prefill, first, since_start, tokens, decode, acceptance, end })
 }
 
 fn rate(tokens: usize, time: Duration) -> f64 {
     tokens as f64 / time.as_secs_f64().max(1e-9)
 }
 
-/// What is told at the end.
+/// The statistics of a run.
 struct Timing {
     prompt: usize,
     prefill: Duration,
     /// From the start of the prefill to the first new token.
     first: Option<Duration>,
-    /// From the beginning of the program to the first new token.
+    /// From the start of the program to the first new token.
     since_start: Option<Duration>,
     tokens: usize,
-    /// From the end of the prefill to the last new token. The first costs only a choice, as its logits are
-    /// the prefill's: so this is the time of `tokens - 1` steps.
+    /// From the end of the prefill to the last new token. The prefill computed the logits of the first, so
+    /// this is the time of `tokens - 1` steps.
     decode: Duration,
-    guesses: Acceptance,
+    acceptance: Acceptance,
     end: String,
 }
 
@@ -279,8 +284,8 @@ impl std::fmt::Display for Timing {
         if self.tokens > 1 {
             write!(f, ", {:.1} tok/s", rate(self.tokens - 1, self.decode))?;
         }
-        if self.guesses.steps > 0 {
-            write!(f, "; {}", draft::summary(self.guesses))?;
+        if self.acceptance.steps > 0 {
+            write!(f, "; {}", draft::summary(self.acceptance))?;
         }
         write!(f, "; stopped: {}", self.end)
     }

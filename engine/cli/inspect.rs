@@ -1,4 +1,4 @@
-//! `samara inspect`: what a model consists of and what one step of it runs.
+//! `samara inspect`: the parts of a model and the dispatches of one step.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use samara::model::Config;
 
 use super::{Failure, ModelArgs, RuleArgs};
 
-/// Show a model's configuration, weights, memory and, with --graph, its kernels
+/// Show a model's configuration, weights, formats, memory and, with --graph, every dispatch of a token
 #[derive(Args)]
 pub struct InspectArgs {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `samara logits`: numbers of one prompt, for comparison with another implementation.
+//! `samara logits`: the logits of one prompt, for comparison with another implementation.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub struct LogitsArgs {
     out: PathBuf,
 }
 
-/// What is written.
+/// The document.
 #[derive(Serialize)]
 struct Report {
     prompt_ids: Vec<u32>,
@@ -66,7 +66,7 @@ pub fn run(args: LogitsArgs) -> Result<(), Failure> {
     Ok(samara::files::write_whole(&args.out, &json)?)
 }
 
-/// Returns the next `n` tokens, one step each and never stopping early: what golden files hold.
+/// Returns the next `n` tokens, one step each and without an early stop, as in the golden files.
 fn greedy(session: &mut Session, n: usize) -> samara::Result<Vec<u32>> {
     let mut ids = Vec::new();
     while ids.len() < n {

@@ -8,12 +8,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use samara::gpu::AdapterSummary;
 use samara::instruments::document::{Ceilings, Environment};
 
-/// Writes a line to standard error; that it may be closed is no reason to stop.
+/// Writes a line to standard error; a closed one is ignored.
 pub fn note(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Returns a progress bar on standard error; it stays hidden when that is no terminal, or when `quiet`.
+/// Returns a progress bar on standard error, hidden if `quiet` or if that is not a terminal.
 pub fn bar(quiet: bool, label: &'static str, counts: &str) -> ProgressBar {
     if quiet {
         return ProgressBar::hidden();
@@ -23,14 +23,14 @@ pub fn bar(quiet: bool, label: &'static str, counts: &str) -> ProgressBar {
     ProgressBar::new(0).with_style(style.progress_chars("=> ")).with_prefix(label)
 }
 
-/// Says so where an adapter is a program on the CPU.
+/// Warns if the adapter is a software driver.
 pub fn warn_of_software(adapter: &AdapterSummary) {
     if adapter.software {
         note(format_args!("warning: `{}` is a software adapter: this runs on the CPU", adapter.name));
     }
 }
 
-/// Says where, how and with what something is measured.
+/// Prints the environment of a measurement.
 pub fn introduce(environment: &Environment) {
     let Environment { adapter, backend, driver, tier, clock, commit, tuned, replaced_shaders, .. } =
         environment;
@@ -41,7 +41,7 @@ pub fn introduce(environment: &Environment) {
     }
 }
 
-/// Says the same, and what the adapter can do at most.
+/// Prints the environment of a measurement and the adapter's measured ceilings.
 pub fn announce(environment: &Environment, ceilings: &Ceilings) {
     introduce(environment);
     let matrix = ceilings.matrix_gflop_s.map(|rate| format!(", matrix units {rate:.0} GFLOP/s"));

@@ -32,9 +32,9 @@ use clap::{Parser, Subcommand};
 pub use failure::Failure;
 pub use messages::note;
 use messages::{announce, bar, duration, introduce, warn_of_software};
-use options::{ModelArgs, RuleArgs, ShaderArgs, TextArgs, TierArgs, TokenizerArgs, check_tokens_per_submit};
+use options::{ModelArgs, RuleArgs, RunArgs, ShaderArgs, SubmitArgs, TextArgs, TierArgs, TokenizerArgs};
 
-/// The commit of this program, `-dirty` where it was changed since.
+/// The commit of this program, with `-dirty` if the source was changed since.
 const COMMIT: &str = git_version::git_version!(args = ["--always", "--dirty=-dirty"], fallback = "unknown");
 
 /// When the program began.
@@ -50,9 +50,22 @@ fn running() -> Duration {
     BEGAN.get_or_init(Instant::now).elapsed()
 }
 
+/// What `samara --help` says beside the subcommands.
+const AFTER_HELP: &str = "\
+Environment:
+  SAMARA_TIER           Kernel variants, as --tier
+  SAMARA_TUNE=off       Ignore what `samara kernel tune` found
+  SAMARA_PIPELINES=off  Neither use nor keep the pipelines that the driver compiled
+  SAMARA_LOG            Log to standard error: `info`, `samara=debug` [default: warn]
+
+Exit codes:
+  0  Success
+  1  A failure while running, wrong kernels or a regression
+  2  A mistake in the input, or results that cannot be compared";
+
 /// Run OpenELM language models on any GPU.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(flatten)]
     shaders: ShaderArgs,
@@ -86,7 +99,7 @@ enum Command {
 impl Cli {
     /// Runs the subcommand.
     pub fn run(self) -> Result<(), Failure> {
-        // Also for subcommands that run no kernel: a folder that cannot be used is a mistake.
+        // Also for subcommands that run no kernel: a folder that cannot be read is always an error.
         self.shaders.read()?;
         match self.command {
             Command::Generate(args) => generate::run(args),
@@ -109,7 +122,7 @@ impl Cli {
     }
 }
 
-/// Returns the arguments with llama-bench's `-pg`, which is no short flag of one letter, as `--pg`.
+/// Returns the arguments with llama-bench's `-pg` as `--pg`: clap's short flags have one letter.
 pub fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.collect();
     if arguments.get(1).is_some_and(|command| command == "bench") {

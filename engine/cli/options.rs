@@ -15,33 +15,47 @@ use samara::{Backend, Error, Fusion, KvFormat, LoadOptions, Model};
 use super::files;
 use super::messages::{bar, warn_of_software};
 
-/// Which model runs, and how: the flags of every subcommand that loads one.
+/// Which model runs, where and how: the flags of every subcommand that loads one.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// `demo` (built in), a directory with config.json and safetensors, or `synthetic:SIZE[:SEED]`
+    /// `demo` (built in), a directory in Hugging Face layout, or `synthetic:SIZE[:SEED]`
+    ///
+    /// `synthetic:SIZE` makes deterministic weights of a published size (270M, 450M, 1.1B or 3B) in memory, so that a
+    /// full-size model runs without a download; its text is noise.
     #[arg(short, long, default_value = "demo")]
     pub model: String,
-    /// Adapter: its number in `samara devices`, or a part of its name
+    /// Adapter: its number in `samara devices`, or a part of its name [default: the first, hardware before software]
     #[arg(long, value_name = "N|NAME")]
     pub adapter: Option<String>,
-    /// Graphics API: vulkan, metal or dx12
-    #[arg(long)]
-    pub backend: Option<Backend>,
-    /// Weight format on the GPU: f32, f16, bf16, q8_0 or q4_0 [default: as stored]
+    /// Weight format on the GPU: f32, f16, bf16, q8_0 or q4_0 [default: as the checkpoint stores the weights]
+    ///
+    /// With q4_0 the embedding, which is also the head, is q8_0. With f16, a tensor that would overflow keeps its stored
+    /// format (with a warning); for the other formats it is an error that names the tensor. Norms, residual stream,
+    /// softmax and accumulation are always f32. Weights larger than the adapter's largest binding are split.
     #[arg(long)]
     pub format: Option<Format>,
-    /// Number format of the KV cache: f16, f32 or q8_0
-    #[arg(long, default_value_t)]
-    pub kv: KvFormat,
-    /// Workgroups that share the keys of a head from 768 keys on, 1 to 16 [default: 4, and 1 in software]
-    #[arg(long, value_name = "N")]
-    pub splits: Option<usize>,
-    /// Most tokens of one prefill step, 1 to 4096 [default: 512 on matrix units, 64 in software, between on other GPUs]
-    #[arg(long, value_name = "N")]
-    pub prefill_chunk: Option<usize>,
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Print results only: no progress, no statistics
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// How any model runs.
+#[derive(Args, Clone)]
+pub struct RunArgs {
+    /// Graphics API: vulkan, metal or dx12
+    #[arg(long)]
+    pub backend: Option<Backend>,
+    /// Number format of the KV cache: f16, f32 or q8_0
+    #[arg(long, default_value_t)]
+    pub kv: KvFormat,
+    /// Workgroups that share the keys of a head from 768 cached keys on, 1 to 16 [default: 4, in software 1]
+    #[arg(long, value_name = "N")]
+    pub splits: Option<usize>,
+    /// Most prompt tokens in one step, 1 to 4096 [default: 512 on matrix units, 64 in software, else by model size]
+    #[arg(long, value_name = "N")]
+    pub prefill_chunk: Option<usize>,
     #[command(flatten)]
     pub shaders: ShaderArgs,
     #[command(flatten)]
@@ -60,56 +74,61 @@ pub struct ShaderArgs {
 /// Which variants of the kernels run: a flag of the program, as the one above.
 #[derive(Args, Clone, Copy)]
 pub struct TierArgs {
-    /// Kernel variants: plain, f16, subgroup, coop or int8 [default: SAMARA_TIER, or what the adapter offers]
+    /// Kernel variants: plain, f16, subgroup, coop or int8 [default: coop on NVIDIA, else the best without rounding]
+    ///
+    /// plain keeps to WebGPU's default limits, f16 adds 16-bit arithmetic, subgroup the operations of subgroups. The other
+    /// two also change results a little: coop computes prompts on matrix units, from factors rounded to f16; int8
+    /// multiplies q8_0 and q4_0 weights as integers, with activations rounded to 8 bits (not on Metal). SAMARA_TIER in the
+    /// environment is the same; the flag wins.
     #[arg(long, value_name = "NAME", global = true)]
     pub tier: Option<Tier>,
 }
 
 impl TierArgs {
-    /// Returns the tier that was asked for, by the flag or in the environment.
-    pub fn asked(self) -> samara::Result<Option<Tier>> {
+    /// Returns the tier that the flag or the environment names.
+    pub fn requested(self) -> samara::Result<Option<Tier>> {
         self.tier.map_or_else(asked_tier, |tier| Ok(Some(tier)))
     }
 
     /// Opens an adapter at the tier.
     pub fn open(self, adapter: Option<&str>, backend: Option<Backend>) -> samara::Result<Gpu> {
-        let (adapter, tier) = (adapter.map(str::to_owned), self.asked()?);
+        let (adapter, tier) = (adapter.map(str::to_owned), self.requested()?);
         Gpu::open_with(&GpuOptions { adapter, backend, tier, ..GpuOptions::default() })
     }
 }
 
 impl ShaderArgs {
-    /// Reads the files; nothing is replaced without the flag.
+    /// Reads the files; without the flag there are none.
     pub fn read(&self) -> samara::Result<Shaders> {
         match self.shaders.as_deref() {
             None => Ok(Shaders::default()),
             Some(folder) if folder.is_dir() => Shaders::read(folder),
-            Some(folder) => Err(Error::Input(format!("--shaders `{}` is no directory", folder.display()))),
+            Some(folder) => Err(Error::Input(format!("--shaders `{}` is not a directory", folder.display()))),
         }
     }
 }
 
 impl ModelArgs {
-    /// Loads the model, with a progress bar where someone sees it.
+    /// Loads the model, with a progress bar on a terminal.
     pub fn load(&self, rules: &RuleArgs) -> samara::Result<Model> {
         self.load_with(LoadOptions { fusion: rules.fusion()?, ..self.options() })
     }
 
-    /// Returns how the flags ask for the model to be loaded, every fusion rule on; the shaders follow when it is.
+    /// Returns the options that the flags give, with every fusion rule on and the built-in shaders.
     pub fn options(&self) -> LoadOptions {
         LoadOptions {
             format: self.format,
-            kv: self.kv,
-            splits: self.splits,
-            prefill_chunk: self.prefill_chunk,
             adapter: self.adapter.clone(),
-            backend: self.backend,
-            tier: self.tier.tier,
+            backend: self.run.backend,
+            kv: self.run.kv,
+            splits: self.run.splits,
+            prefill_chunk: self.run.prefill_chunk,
+            tier: self.run.tier.tier,
             ..LoadOptions::default()
         }
     }
 
-    /// Loads the model with other options than the flags alone give.
+    /// Loads the model with these options in place of those of the flags.
     pub fn load_with(&self, options: LoadOptions) -> samara::Result<Model> {
         let model = self.load_from(&self.model, None, options)?;
         if !self.quiet {
@@ -130,7 +149,7 @@ impl ModelArgs {
             shown.set_length(total);
             shown.set_position(done);
         };
-        let (shaders, progress) = (self.shaders.read()?, Some(Box::new(progress) as Progress));
+        let (shaders, progress) = (self.run.shaders.read()?, Some(Box::new(progress) as Progress));
         let options = LoadOptions { shaders, progress, pipelines: pipeline_folder()?, ..options };
         let model = match beside {
             Some(model) => model.load_beside(spec, options),
@@ -145,22 +164,34 @@ impl ModelArgs {
     }
 }
 
-/// Refuses a number of tokens that no submission has.
-pub fn check_tokens_per_submit(tokens: Option<usize>) -> samara::Result<()> {
-    match tokens {
-        Some(tokens) if !(1..=MAX_TOKENS_PER_SUBMIT).contains(&tokens) => {
-            Err(Error::Input(format!("--tokens-per-submit {tokens}: expected 1 to {MAX_TOKENS_PER_SUBMIT}")))
+/// How many tokens a submission holds: the flag of the subcommands that decode one sequence.
+#[derive(Args)]
+pub struct SubmitArgs {
+    /// Tokens per submission, 1 to 32; the text is the same for every N [default: adaptive, about 40 ms of tokens]
+    #[arg(long, value_name = "N")]
+    tokens_per_submit: Option<usize>,
+}
+
+impl SubmitArgs {
+    /// Returns the number of tokens, if one is given.
+    pub fn tokens(&self) -> samara::Result<Option<usize>> {
+        match self.tokens_per_submit {
+            Some(tokens) if !(1..=MAX_TOKENS_PER_SUBMIT).contains(&tokens) => Err(Error::Input(format!(
+                "--tokens-per-submit {tokens}: expected 1 to {MAX_TOKENS_PER_SUBMIT}"
+            ))),
+            tokens => Ok(tokens),
         }
-        _ => Ok(()),
     }
 }
 
 /// Which fusion rules are on: the flag of the subcommands that run one choice of them.
 #[derive(Args)]
 pub struct RuleArgs {
-    /// Switch off a fusion rule: matmul-swiglu, norm-matvec, matvec-add, add-rms-norm, qk-norm-rope-attention,
-    /// qk-norm-rope or `all` of them; or rms-norm, which makes RMSNorm itself a chain of elementary kernels. May
-    /// be given several times
+    /// Switch off a fusion rule (may be given several times): matmul-swiglu, norm-matvec, matvec-add, add-rms-norm,
+    /// qk-norm-rope-attention, qk-norm-rope, `all` of these, or rms-norm
+    ///
+    /// `all` does not include rms-norm, which makes RMSNorm itself a chain of elementary kernels: name it explicitly.
+    /// With it off, every rule that fuses a norm is off too.
     #[arg(long, value_name = "RULE")]
     pub no_fuse: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `samara profile`: where the time of a step goes.
+//! `samara profile`: the time of each dispatch of a step.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -17,7 +17,9 @@ use super::{COMMIT, Failure, ModelArgs, RuleArgs, announce};
 /// Time every dispatch of a prefill and a decode step
 ///
 /// Each dispatch is timed by GPU timestamps, from the end of the one before to its own; an adapter without
-/// them repeats each dispatch by the wall clock. Times are medians. The model is checked before.
+/// them repeats each dispatch by the wall clock, and the output says so. Times are medians, summed by kernel
+/// and by layer, beside two ceilings measured on the adapter: a copy, and multiply-adds from registers. The
+/// model is checked before.
 #[derive(Args)]
 pub struct ProfileArgs {
     #[command(flatten)]
@@ -33,7 +35,7 @@ pub struct ProfileArgs {
     /// Runs of each step
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     repetitions: u16,
-    /// Take the times by timestamps, pass-timestamps or wall [default: the best that the adapter has]
+    /// Clock: timestamps, pass-timestamps or wall [default: the best that the adapter has]
     #[arg(long)]
     clock: Option<Clock>,
     /// Write the steps as a trace in Chrome's format, which Perfetto opens
@@ -55,8 +57,9 @@ enum Output {
 /// Runs the subcommand.
 pub fn run(args: &ProfileArgs) -> Result<(), Failure> {
     let prompt = usize::from(args.prompt);
-    let ceilings =
-        ceilings::measure(&args.model.tier.open(args.model.adapter.as_deref(), args.model.backend)?)?;
+    let gpu = args.model.run.tier.open(args.model.adapter.as_deref(), args.model.run.backend)?;
+    let ceilings = ceilings::measure(&gpu)?;
+    drop(gpu);
     let options = LoadOptions { fusion: args.rules.fusion()?, ..args.model.options() };
     // The prompt is one step.
     let prefill_chunk = Some(options.prefill_chunk.unwrap_or(0).max(prompt));
@@ -88,7 +91,7 @@ fn write_step(out: &mut impl Write, profile: &Profile, step: &StepProfile) -> io
     let (total, wall) = (step.ns(), step.wall_ns.median());
     writeln!(
         out,
-        "\n{} of {} {}, T {} behind {} cached: {} dispatches in {:.1} us; the whole step {:.1} us\n",
+        "\n{} of {} {}, T {} after {} cached: {} dispatches in {:.1} us; the whole step {:.1} us\n",
         step.name,
         profile.subject.model,
         profile.subject.format,

@@ -11,6 +11,9 @@ use samara::instruments::report;
 use super::{Failure, note};
 
 /// Write one self-contained HTML page with the charts of any number of results
+///
+/// Throughput by size and format and against depth, a roofline with every kernel, time by layer and the ablation, from
+/// as many runs and adapters as there are, with the numbers below each chart. The page needs no network.
 #[derive(Args)]
 pub struct ReportArgs {
     /// JSON files of bench, profile, ablate and kernel bench

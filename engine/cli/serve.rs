@@ -13,15 +13,16 @@ use tokio::sync::oneshot;
 
 use super::{Failure, ModelArgs, RuleArgs, TokenizerArgs};
 
-/// Exit status of a program that was broken off, as shells tell it of Ctrl-C.
+/// Exit status of an interrupted program, as shells report it for Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
 /// Serve a model over HTTP
 ///
-/// Answers OpenAI's /v1/completions (also streamed, with echo, logprobs, stop and seed) and /v1/models, and has
-/// /health and, for Prometheus, /metrics. Requests that come together decode together; an answer does not depend
-/// on the others. The address is printed once the server is ready. Ctrl-C or SIGTERM ends it when what was begun
-/// is answered, a second one at once.
+/// Answers OpenAI's /v1/completions (text or token ids; streamed; echo, logprobs, stop, seed; also top_k, min_p and
+/// repeat_penalty) and /v1/models, and has /health, /metrics (Prometheus), /tokenizer_info and /tokenize. Requests that
+/// arrive together are decoded together; an answer does not depend on the others. The address is printed once the
+/// server is ready. Ctrl-C or SIGTERM drains in-flight requests for at most --drain seconds; a second one stops
+/// immediately.
 #[derive(Args)]
 pub struct ServeArgs {
     #[command(flatten)]
@@ -30,13 +31,13 @@ pub struct ServeArgs {
     rules: RuleArgs,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
-    /// Address to listen on; 0.0.0.0 is every one that the machine has
+    /// Address to listen on; 0.0.0.0 is every address of the machine
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// Port to listen on; 0 is a free one
+    /// Port to listen on; 0 takes a free one
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// What requests call the model [default: the last part of -m]
+    /// Name of the model in requests [default: the last part of -m]
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
@@ -67,10 +68,10 @@ struct Limits {
     /// Hold at most N connections; further ones wait
     #[arg(long, value_name = "N", default_value_t = Options::default().connections)]
     connections: usize,
-    /// Seconds that a client may take to send a request, or not to read an answer
+    /// Seconds that a client may take to send a request, or may leave an answer unread
     #[arg(long, value_name = "S", default_value_t = Options::default().read_timeout.as_secs())]
     patience: u64,
-    /// Seconds that answers may take once the server is to end; the step under way then may take 30 more
+    /// Seconds that in-flight answers may take once the server is to stop; the running step may take 30 more
     #[arg(long, value_name = "S", default_value_t = Options::default().drain.as_secs())]
     drain: u64,
 }
@@ -101,22 +102,22 @@ fn name(spec: &str) -> String {
     Path::new(spec).file_name().map_or_else(|| spec.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Returns what waits until the program is asked to stop. A thread of its own ends it at once when it is asked again,
-/// whatever the others do.
-fn asked_to_stop() -> io::Result<impl Future<Output = ()>> {
-    let (ask, asked) = oneshot::channel();
+/// Returns a future of the first request to stop. A separate thread ends the program at the second one, whatever the
+/// others do.
+fn stop_requested() -> io::Result<impl Future<Output = ()>> {
+    let (sender, receiver) = oneshot::channel();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         runtime.block_on(async {
             signal().await;
-            // If the server has ended already, nobody waits.
-            let _ = ask.send(());
+            // The receiver is gone if the server has ended already.
+            let _ = sender.send(());
             signal().await;
         });
         process::exit(INTERRUPTED);
     })?;
     Ok(async {
-        let _ = asked.await;
+        let _ = receiver.await;
     })
 }
 
@@ -128,7 +129,7 @@ pub fn run(args: ServeArgs) -> Result<(), Failure> {
     let model = args.model.load(&args.rules)?;
     let address = format!("{}:{}", args.host, args.port);
     let server = Server::bind(&address, &model, tokenizer, options)?;
-    let stop = asked_to_stop()?;
+    let stop = stop_requested()?;
     let mut out = io::stdout().lock();
     writeln!(out, "listening on http://{}", server.address())?;
     out.flush()?;

@@ -1,4 +1,4 @@
-//! `samara synth`: writes a model with made-up weights.
+//! `samara synth`: writes a checkpoint of synthetic weights.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use samara::tensor::DType;
 
 use super::Failure;
 
-/// Write a model of a published size with synthetic weights
+/// Write a checkpoint of a published size with synthetic weights
 ///
 /// Its text is noise, but it takes the memory and time of the real one: for tests and measurements without
 /// a download.
 #[derive(Args)]
 pub struct SynthArgs {
-    /// micro, 270M, 450M, 1_1B or 3B
+    /// micro, 270M, 450M, 1.1B or 3B
     size: Size,
     /// Directory to write
     dir: PathBuf,
@@ -29,7 +29,7 @@ pub struct SynthArgs {
     /// Number of tokens
     #[arg(long, value_name = "N", default_value_t = PUBLISHED_VOCAB)]
     vocab: usize,
-    /// Replace a model that is there already
+    /// Replace a checkpoint that exists
     #[arg(long)]
     force: bool,
 }
@@ -47,6 +47,6 @@ fn dtype(name: &str) -> Result<DType, String> {
         "f32" => Ok(DType::F32),
         "f16" => Ok(DType::F16),
         "bf16" => Ok(DType::Bf16),
-        _ => Err(format!("number format `{name}` is none of f32, f16, bf16")),
+        _ => Err(format!("number format `{name}`: expected f32, f16 or bf16")),
     }
 }

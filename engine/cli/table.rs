@@ -1,4 +1,4 @@
-//! Markdown tables whose source is readable too.
+//! Markdown tables that are readable as plain text.
 
 /// A table with a line of names above its rows.
 pub struct Table {

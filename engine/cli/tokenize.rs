@@ -30,7 +30,7 @@ pub fn run(args: TokenizeArgs) -> Result<(), Failure> {
     let bos = if args.no_bos {
         None
     } else if args.model.is_none() && args.tokenizer.tokenizer.is_some() {
-        // No model says which it is.
+        // No model names it.
         Some(tokenizer.token_to_id("<s>").ok_or_else(|| {
             Error::Input("this tokenizer has no token `<s>`: give --model MODEL or --no-bos".to_owned())
         })?)

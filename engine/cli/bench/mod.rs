@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
+use samara::Error;
 use samara::gpu::{self, AdapterSummary};
 use samara::instruments::bench::{Repetitions, Test, bench};
 use samara::instruments::document::{Ceilings, Environment, Subject};
@@ -13,16 +14,21 @@ use samara::instruments::{ceilings, verify};
 use samara::kernels::MOST_TOKENS;
 use samara::model::Checkpoint;
 use samara::quant::Format;
-use samara::{Backend, Error, KvFormat};
 
-use super::{COMMIT, Failure, ModelArgs, RuleArgs, ShaderArgs, TierArgs, bar, note};
+use super::{COMMIT, Failure, ModelArgs, RuleArgs, RunArgs, SubmitArgs, bar, note};
 use rows::Rows;
 
 /// Measure the throughput of models
 ///
 /// `pp` is a prompt, `tg` is text generation, one token after another, greedy and with the choice of the
-/// token included. Values separated by commas, and flags given several times, are combined with each other.
-/// Every model is checked before it is timed.
+/// token included; tokenizing is not timed. Values separated by commas, and flags given several times, are
+/// combined with each other.
+///
+/// Every model is checked before it is timed: the adapter has to generate the demo's fable in the model's format, and
+/// prefill has to agree with decoding.
+///
+/// `first token` is the time until its id is on the host; `host us` the CPU time of recording and submitting; `of copy`
+/// the share of the copy bandwidth that was measured on the adapter before.
 #[derive(Args)]
 pub struct BenchArgs {
     /// `demo`, a directory, or `synthetic:SIZE[:SEED]` [default: demo]
@@ -40,33 +46,22 @@ pub struct BenchArgs {
     /// Tokens cached before each test [default: 0]
     #[arg(short, long, value_name = "N", value_delimiter = ',')]
     depth: Vec<usize>,
-    /// Sequences that decode together; 1 is a session of its own [default: 1]
+    /// Sequences that are decoded together; 1 is a single session [default: 1]
     #[arg(short, long, value_name = "N", value_delimiter = ',')]
     batch: Vec<usize>,
-    /// Put N tokens, at most 32, into a submission [default: as many as keep a text flowing]
-    #[arg(long, value_name = "N")]
-    tokens_per_submit: Option<usize>,
+    #[command(flatten)]
+    submit: SubmitArgs,
     /// Timed runs of each test
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     repetitions: usize,
-    /// Weight formats: f32, f16, bf16, q8_0, q4_0 [default: as stored]
+    /// Weight formats: f32, f16, bf16, q8_0, q4_0 [default: as the checkpoint stores the weights]
     #[arg(long, value_delimiter = ',')]
     format: Vec<Format>,
-    /// Adapters, by number or a part of the name, or `all` [default: the first]
+    /// Adapters, by number or a part of the name, or `all` [default: the first, hardware before software]
     #[arg(long, value_name = "N|NAME", value_delimiter = ',')]
     adapter: Vec<String>,
-    /// Graphics API: vulkan, metal or dx12
-    #[arg(long)]
-    backend: Option<Backend>,
-    /// Number format of the KV cache: f16, f32 or q8_0
-    #[arg(long, default_value_t)]
-    kv: KvFormat,
-    /// Workgroups that share the keys of a head from 768 keys on, 1 to 16 [default: 4, and 1 in software]
-    #[arg(long, value_name = "N")]
-    splits: Option<usize>,
-    /// Most tokens of one prefill step, 1 to 4096 [default: 512 on matrix units, 64 in software, between on other GPUs]
-    #[arg(long, value_name = "N")]
-    prefill_chunk: Option<usize>,
+    #[command(flatten)]
+    run: RunArgs,
     #[command(flatten)]
     rules: RuleArgs,
     /// Every size in every format, p 512, n 128, at depths 0 and 1536: one command for a new GPU
@@ -81,10 +76,6 @@ pub struct BenchArgs {
     /// No progress on standard error
     #[arg(short, long)]
     quiet: bool,
-    #[command(flatten)]
-    shaders: ShaderArgs,
-    #[command(flatten)]
-    tier: TierArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -110,7 +101,7 @@ impl FromStr for Both {
         let numbers: Option<Vec<usize>> = text.split(',').map(|part| part.parse().ok()).collect();
         match numbers.as_deref() {
             Some(&[prompt, tokens]) if prompt > 0 && tokens > 0 => Ok(Self([prompt, tokens])),
-            _ => Err(format!("`{text}` is no pair of numbers of tokens such as 512,128")),
+            _ => Err(format!("`{text}` is not a pair of numbers of tokens such as 512,128")),
         }
     }
 }
@@ -130,7 +121,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
             for &format in &plan.formats {
                 let outcome = measure(args, &plan, &device, model, format, &bar, &mut rows);
                 match outcome {
-                    // A suite asks for models of every size: one that does not fit is left out.
+                    // A suite runs models of every size: one that does not fit is left out.
                     Err(Failure::Run(error @ (Error::Gpu(_) | Error::Unsupported(_)))) if args.suite => {
                         bar.suspend(|| note(format_args!("left out {model}: {error}")));
                     }
@@ -143,17 +134,18 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     rows.finish()
 }
 
-/// What is to be measured, every choice with every other.
+/// What is measured: every combination of these.
 struct Plan {
     adapters: Vec<Option<String>>,
     models: Vec<String>,
     formats: Vec<Option<Format>>,
     tests: Vec<Test>,
+    per_submit: Option<usize>,
 }
 
 impl Plan {
     fn new(args: &BenchArgs) -> samara::Result<Self> {
-        super::check_tokens_per_submit(args.tokens_per_submit)?;
+        let per_submit = args.submit.tokens()?;
         if args.repetitions == 0 {
             return Err(Error::Input("--repetitions 0: at least one run is timed".to_owned()));
         }
@@ -165,11 +157,12 @@ impl Plan {
                 models: sizes.iter().map(|size| format!("synthetic:{size}")).collect(),
                 formats: Format::ALL.into_iter().map(Some).collect(),
                 tests: tests(&[512], &[128], &[], &[0, 1536], &[1]),
+                per_submit,
             });
         }
         let or =
             |given: &[usize], default: usize| if given.is_empty() { vec![default] } else { given.to_vec() };
-        // As in llama-bench: asking for a combined test alone asks for nothing else.
+        // As in llama-bench: a combined test alone runs nothing else.
         let alone = !args.both.is_empty() && args.prompt.is_empty() && args.tokens.is_empty();
         let default = |tokens| if alone { 0 } else { tokens };
         let (prompts, tokens) = (or(&args.prompt, default(512)), or(&args.tokens, default(128)));
@@ -190,10 +183,11 @@ impl Plan {
             return Err(Error::Input("--prompt 0 and --tokens 0 leave nothing to measure".to_owned()));
         }
         let models = if args.model.is_empty() { vec!["demo".to_owned()] } else { args.model.clone() };
-        // What cannot be opened is told before anything is timed.
+        // A model that cannot be opened is reported before anything is timed.
         models.iter().try_for_each(|model| Checkpoint::source(model).map(drop))?;
         let formats: Vec<_> = args.format.iter().copied().map(Some).collect();
-        Ok(Self { adapters, models, formats: if formats.is_empty() { vec![None] } else { formats }, tests })
+        let formats = if formats.is_empty() { vec![None] } else { formats };
+        Ok(Self { adapters, models, formats, tests, per_submit })
     }
 
     fn runs(&self, args: &BenchArgs) -> usize {
@@ -204,7 +198,7 @@ impl Plan {
 
 fn adapters(args: &BenchArgs) -> samara::Result<Vec<Option<String>>> {
     if args.adapter.iter().any(|adapter| adapter == "all") {
-        let all = gpu::adapters(args.backend)?;
+        let all = gpu::adapters(args.run.backend)?;
         return Ok(all.iter().map(|adapter| Some(adapter.index.to_string())).collect());
     }
     let named: Vec<_> = args.adapter.iter().cloned().map(Some).collect();
@@ -238,10 +232,10 @@ struct Device {
 
 impl Device {
     fn new(args: &BenchArgs, adapter: &Option<String>) -> samara::Result<Self> {
-        let mut gpu = args.tier.open(adapter.as_deref(), args.backend)?;
+        let mut gpu = args.run.tier.open(adapter.as_deref(), args.run.backend)?;
         // The ceilings are those of the built-in kernels.
         let ceilings = ceilings::measure(&gpu)?;
-        gpu.set_shaders(args.shaders.read()?);
+        gpu.set_shaders(args.run.shaders.read()?);
         let environment = Environment::of(&gpu, COMMIT);
         Ok(Self { adapter: adapter.clone(), summary: gpu.summary().clone(), environment, ceilings })
     }
@@ -267,26 +261,21 @@ fn measure(
     let options = ModelArgs {
         model: spec.clone(),
         adapter: device.adapter.clone(),
-        backend: args.backend,
         format,
-        kv: args.kv,
-        splits: args.splits,
-        prefill_chunk: args.prefill_chunk,
+        run: args.run.clone(),
         quiet: true,
-        shaders: args.shaders.clone(),
-        tier: args.tier,
     };
     let model = options.load(&args.rules)?;
     verify::verify(&model)?;
     let environment = Environment::of(model.gpu(), COMMIT);
     let subject = Subject::of(&model, &spec);
-    let per_submit = args.tokens_per_submit;
-    let repetitions = Repetitions { timed: args.repetitions, warm_up: !args.no_warmup, per_submit };
+    let (timed, warm_up, per_submit) = (args.repetitions, !args.no_warmup, plan.per_submit);
+    let repetitions = Repetitions { timed, warm_up, per_submit };
     for &test in &plan.tests {
         bar.set_message(format!("{spec} {} {test}", subject.format));
         let row = bench(&model, &environment, &subject, device.ceilings, test, repetitions, || bar.inc(1))?;
         if !args.quiet && !rows.streams() {
-            // Whoever ends a long run early keeps what there was.
+            // A long run that is ended early has printed what it measured.
             bar.suspend(|| note(format_args!("{spec} {} {test}: {:.2} tok/s", subject.format, row.tok_s)));
         }
         bar.suspend(|| rows.push(row))?;

@@ -17,12 +17,12 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Returns none yet; with several adapters, a table names that of each row.
+    /// Returns an empty list; with several adapters, a table names that of each row.
     pub(super) fn new(output: Output, several_adapters: bool) -> Self {
         Self { output, several_adapters, rows: Vec::new() }
     }
 
-    /// Tells whether results are printed as they come.
+    /// Returns whether results are printed as they come.
     pub(super) fn streams(&self) -> bool {
         matches!(self.output, Output::Jsonl | Output::Csv)
     }
@@ -49,7 +49,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Prints what was not printed yet.
+    /// Prints the results that were not printed as they came.
     pub(super) fn finish(self) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         match self.output {

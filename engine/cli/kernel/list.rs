@@ -13,8 +13,8 @@ use super::entry;
 
 /// List the kernels, or the cases of one
 ///
-/// Formats are those of weights or KV caches; tiers those with a shader of their own. What a kernel takes at
-/// most is meant for a workgroup, with tunables as without tuning. Needs no GPU.
+/// Formats are those of weights or KV caches; tiers those at which the shader differs. Invocations, workgroup
+/// bytes and buffers are the largest of any case, with the default values of the tunables. Needs no GPU.
 #[derive(Args)]
 pub struct ListArgs {
     /// Kernel whose cases are listed
@@ -71,9 +71,9 @@ fn kernels(args: &ListArgs) -> samara::Result<Table> {
 fn formats(cases: &[Case]) -> String {
     let mut found: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     for case in cases {
-        for (place, operand) in case.kernel.operands().into_iter().enumerate() {
+        for (index, operand) in case.kernel.operands().into_iter().enumerate() {
             let name = case.tensors[operand.tensor].dtype.to_string();
-            let names = found.entry(place).or_default();
+            let names = found.entry(index).or_default();
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -113,7 +113,7 @@ fn tunables(cases: &[Case]) -> String {
     found.iter().map(shown).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the most that a case takes at any tier.
+/// Returns the largest footprint of the cases at any tier.
 fn footprint(args: &ListArgs, cases: &[Case]) -> samara::Result<Footprint> {
     let shaders = args.shaders.read()?;
     let mut most = Footprint { invocations: 0, workgroup_bytes: 0, storage_buffers: 0 };

@@ -36,7 +36,7 @@ pub fn run(command: &KernelCommand) -> Result<(), Failure> {
     }
 }
 
-/// Which kernels and cases are meant.
+/// The kernels and cases that a command runs.
 #[derive(Args)]
 struct Selection {
     /// Kernel, or `all`
@@ -53,13 +53,13 @@ impl Selection {
         if self.name == "all" { Ok(LIST.iter().collect()) } else { Ok(vec![entry(&self.name)?]) }
     }
 
-    /// Tells whether a case is meant, as far as its label goes.
+    /// Returns whether the label of a case is selected.
     fn matches(&self, case: &Case) -> bool {
         self.case.as_ref().is_none_or(|text| case.label.contains(text.as_str()))
     }
 
-    /// Returns the cases to time at a tier: of those that match, the benched ones; where none of those is
-    /// benched but a text was given, all.
+    /// Returns the cases to time at a tier: the matching ones that are benched, or with --case all matching ones if
+    /// none is benched.
     fn timed(&self, entries: &[&Entry], tier: Tier) -> samara::Result<Vec<Case>> {
         let all = entries.iter().flat_map(|entry| entry.cases());
         let (here, elsewhere): (Vec<Case>, Vec<Case>) =
@@ -73,7 +73,7 @@ impl Selection {
         if cases.is_empty() { Err(self.nothing()) } else { Ok(cases) }
     }
 
-    /// Returns the refusal of a text that no label contains.
+    /// Returns the error of a selection without cases.
     fn nothing(&self) -> Error {
         let Self { name, case } = self;
         let of = if name == "all" { "any kernel".to_owned() } else { format!("kernel `{name}`") };
@@ -97,7 +97,7 @@ fn entry(name: &str) -> samara::Result<&'static Entry> {
 /// Where kernels run.
 #[derive(Args)]
 struct DeviceArgs {
-    /// Adapter: its number in `samara devices`, or a part of its name
+    /// Adapter: its number in `samara devices`, or a part of its name [default: the first, hardware before software]
     #[arg(long, value_name = "N|NAME")]
     adapter: Option<String>,
     /// Graphics API: vulkan, metal or dx12
@@ -110,12 +110,12 @@ struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// Returns the tier that was asked for, by the flag or in the environment.
+    /// Returns the tier that the flag or the environment names.
     fn tier(&self) -> samara::Result<Option<Tier>> {
-        self.tier.asked()
+        self.tier.requested()
     }
 
-    /// Opens the adapter at a tier, or with all that it offers.
+    /// Opens the adapter at a tier, or at the adapter's default one.
     fn open(&self, tier: Option<Tier>) -> samara::Result<Gpu> {
         let (adapter, backend) = (self.adapter.clone(), self.backend);
         let mut gpu = Gpu::open_with(&GpuOptions { adapter, backend, tier, ..GpuOptions::default() })?;
@@ -127,16 +127,16 @@ impl DeviceArgs {
 /// How kernels are timed.
 #[derive(Args)]
 struct TimingArgs {
-    /// Samples of each case; every one is the mean of many dispatches
+    /// Samples of each case; each is the mean of many dispatches
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u16).range(5..))]
     samples: u16,
-    /// What takes the time: timestamps, pass-timestamps or wall [default: the best that the adapter has]
+    /// Clock: timestamps, pass-timestamps or wall [default: the best that the adapter has]
     #[arg(long)]
     clock: Option<Clock>,
 }
 
 impl TimingArgs {
-    /// Opens the adapter with the clock that was asked for.
+    /// Opens the adapter with the clock of the flag.
     fn open(&self, device: &DeviceArgs) -> samara::Result<Gpu> {
         let mut gpu = device.open(device.tier()?)?;
         self.clock.map_or(Ok(()), |clock| gpu.set_clock(clock))?;

@@ -16,7 +16,7 @@ use super::{Selection, entry};
 
 /// Print a kernel's joined WGSL or its translation
 ///
-/// Of the first case that fits, with the values of its tunables as without tuning. Needs no GPU.
+/// Of the first case that fits, with the default values of its tunables. Needs no GPU.
 #[derive(Args)]
 pub struct ShowArgs {
     /// Kernel
@@ -91,7 +91,7 @@ fn case(args: &ShowArgs) -> samara::Result<Case> {
     })
 }
 
-/// Returns the tier that was asked for, or the first that the kernel has a shader for.
+/// Returns the requested tier, or the first that the kernel has a shader for.
 fn tier(args: &ShowArgs, kernel: &dyn Kernel) -> samara::Result<Tier> {
     let first = Tier::ALL.into_iter().find(|tier| kernel.runs_on(*tier)).unwrap_or(Tier::PLAIN);
     match args.tier.tier.unwrap_or(first) {
@@ -100,7 +100,7 @@ fn tier(args: &ShowArgs, kernel: &dyn Kernel) -> samara::Result<Tier> {
     }
 }
 
-/// Says what is shown.
+/// Prints what is shown.
 fn describe(case: &Case, tier: Tier, dispatch: &Dispatch) {
     let overrides: Vec<String> =
         dispatch.overrides.iter().map(|(name, value)| format!(", {name}={value}")).collect();

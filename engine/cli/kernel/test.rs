@@ -15,12 +15,13 @@ use super::{DeviceArgs, Selection};
 
 /// Check kernels against their scalar f64 references, between guard zones
 ///
-/// Runs every case at every tier of the adapter, or at the one that is asked for.
+/// Runs every case at every tier of the adapter, or at that of --tier. A case that fails is printed with the
+/// command that runs it again.
 #[derive(Args)]
 pub struct TestArgs {
     #[command(flatten)]
     selection: Selection,
-    /// Make the inputs from this seed in place of each case's own; 0x.. is hexadecimal
+    /// Make the inputs from this seed instead of each case's; 0x.. is hexadecimal
     #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
     seed: Option<u64>,
     #[command(flatten)]
@@ -32,7 +33,7 @@ fn seed(text: &str) -> Result<u64, String> {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|_| format!("`{text}` is no integer from 0 to 2^64 - 1"))
+    parsed.map_err(|_| format!("`{text}` is not an integer from 0 to 2^64 - 1"))
 }
 
 /// Runs the subcommand.

@@ -19,11 +19,11 @@ use super::super::table::Table;
 use super::super::{COMMIT, Failure, bar, introduce, note, warn_of_software};
 use super::{DeviceArgs, Selection, TimingArgs, duration};
 
-/// Search the tunables of kernels, shape by shape, and keep what is faster
+/// Search workgroup sizes and tiles of kernels, shape by shape, and keep what is faster
 ///
-/// Without -m for the shapes of the benched cases, with it for those that the model runs. Every candidate is
-/// checked first; only what beats the default beyond the spread is kept, for this adapter and driver, in the
-/// user's cache directory, where every command finds it. SAMARA_TUNE=off ignores it.
+/// With -m the shapes of that model are tuned, without it those of the benched cases. Every candidate is
+/// checked first. What beats the default beyond the spread is kept for this adapter and driver in the user's
+/// cache directory, where every command finds it; SAMARA_TUNE=off ignores it.
 #[derive(Args)]
 pub struct TuneArgs {
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub struct TuneArgs {
     /// Tune the shapes of this model: `demo`, a directory, or `synthetic:SIZE[:SEED]`
     #[arg(short, long)]
     model: Option<String>,
-    /// Weight format of the model: f32, f16, bf16, q8_0 or q4_0 [default: as stored]
+    /// Weight format of the model: f32, f16, bf16, q8_0 or q4_0 [default: as the checkpoint stores the weights]
     #[arg(long, requires = "model")]
     format: Option<Format>,
     /// Number format of the model's KV cache: f16, f32 or q8_0
@@ -44,7 +44,7 @@ pub struct TuneArgs {
     device: DeviceArgs,
     #[command(flatten)]
     timing: TimingArgs,
-    /// Tune instead how many tokens of a prompt's step have their products computed row by row: beyond, in tiles
+    /// Find instead up to how many tokens a prompt's products are faster row by row than in tiles (with NAME `all`)
     #[arg(long, requires = "model")]
     switch_over: bool,
     /// No progress on standard error
@@ -55,7 +55,7 @@ pub struct TuneArgs {
 /// Runs the subcommand.
 pub fn run(args: &TuneArgs) -> Result<(), Failure> {
     if std::env::var_os("SAMARA_TUNE").is_some_and(|value| value == "off") {
-        let message = "SAMARA_TUNE is `off`: what is found would not be used; unset it to tune";
+        let message = "SAMARA_TUNE is `off`: tuned values would be ignored; unset it to tune";
         return Err(Error::Input(message.to_owned()).into());
     }
     let entries = args.selection.entries()?;
@@ -81,7 +81,7 @@ pub fn run(args: &TuneArgs) -> Result<(), Failure> {
     }
 }
 
-/// Tunes cases, keeps the winners and prints what was found; returns how many cases were wrong.
+/// Tunes cases, keeps the winners and prints the results; returns how many cases were wrong.
 fn search(args: &TuneArgs, gpu: &mut Gpu, cases: &[Case]) -> Result<usize, Failure> {
     let bar = bar(args.quiet, "tuning", "{pos} of {len} trials, {msg}");
     bar.set_length(cases.iter().map(|case| trials(case, gpu.tier()) as u64).sum());
@@ -93,7 +93,7 @@ fn search(args: &TuneArgs, gpu: &mut Gpu, cases: &[Case]) -> Result<usize, Failu
         bar.set_message(case.kernel.name());
         match tune(gpu, case, args.timing.samples(), || bar.inc(1))? {
             Ok(found) => {
-                tell_dropped(&bar, &found);
+                print_dropped(&bar, &found);
                 push(&mut table, &found);
                 kept.apply(gpu, &found)?;
             }
@@ -106,11 +106,11 @@ fn search(args: &TuneArgs, gpu: &mut Gpu, cases: &[Case]) -> Result<usize, Failu
     }
     bar.finish_and_clear();
     write!(io::stdout().lock(), "{table}")?;
-    kept.tell();
+    kept.print();
     Ok(wrong)
 }
 
-/// Returns a case for each kernel and shape of a model's steps that is meant.
+/// Returns a case for each selected kernel and shape of a model's steps.
 fn of_model(args: &TuneArgs, gpu: &Gpu, model: &str) -> samara::Result<Vec<Case>> {
     let checkpoint = Checkpoint::source(model)?;
     let options = LoadOptions { format: args.format, kv: args.kv, ..LoadOptions::default() };
@@ -129,7 +129,7 @@ fn of_model(args: &TuneArgs, gpu: &Gpu, model: &str) -> samara::Result<Vec<Case>
 /// Times steps of a model by rows and by tiles, prints them and keeps where tiles begin to be faster.
 fn switch_over(args: &TuneArgs, gpu: Gpu, model: &str) -> Result<(), Failure> {
     if args.selection.name != "all" || args.selection.case.is_some() {
-        let message = "--switch-over times whole steps: give `all` in the place of a kernel, and no --case";
+        let message = "--switch-over times whole steps: give `all` instead of a kernel, and no --case";
         return Err(Error::Input(message.to_owned()).into());
     }
     if !args.quiet {
@@ -160,8 +160,8 @@ fn switch_over(args: &TuneArgs, gpu: Gpu, model: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says which values were refused or wrong.
-fn tell_dropped(bar: &ProgressBar, found: &Found) {
+/// Prints which values were refused or wrong.
+fn print_dropped(bar: &ProgressBar, found: &Found) {
     for (choice, why) in &found.dropped {
         bar.suspend(|| note(format_args!("dropped {} [{}] {choice}: {why}", found.kernel, found.shape)));
     }
@@ -183,7 +183,7 @@ fn push(table: &mut Table, found: &Found) {
     table.push([kernel.clone(), shape.clone(), default.to_string(), best, first, second, speed_up]);
 }
 
-/// The tuned values of the user, written whenever they change: a search may take long and be ended early.
+/// The user's tuned values, written whenever they change: a long search may be ended early.
 struct Kept {
     tuning: Tuning,
     path: Option<PathBuf>,
@@ -203,10 +203,10 @@ impl Kept {
         Ok(())
     }
 
-    fn tell(&self) {
+    fn print(&self) {
         match &self.path {
             Some(path) => note(format_args!("written: {}", path.display())),
-            None => note("what is kept stays as it was: nothing was written"),
+            None => note("nothing was written; the kept values stay as they were"),
         }
     }
 }

@@ -16,7 +16,7 @@ use pairs::{Encoder, Pair};
 use report::{Report, Score};
 use tasks::Task;
 
-/// Continuations that are handed to the scorer at once.
+/// Continuations per call of the scorer.
 const GROUP: usize = 256;
 
 /// Score continuations of contexts: log-likelihoods, and accuracy where the right one is known
@@ -25,19 +25,23 @@ const GROUP: usize = 256;
 ///
 /// {"context": "The fox", "continuations": [" ran", " slept"], "gold": 0, "id": "fox"}
 ///
-/// `gold` (index of the right continuation) and `id` (any name or number) may be left out. A `delimiter` (" ") is put in
-/// front of every continuation and is no part of its length, as the harness's target_delimiter. A line may have token ids
-/// in place of text, which are taken as they are:
+/// `gold` (index of the right continuation) and `id` (any name or number) are optional. A `delimiter` (" ") is put
+/// before every continuation and does not count in its length, like the harness's target_delimiter. A line may have token
+/// ids instead of text, which are used as they are:
 ///
 /// {"context_ids": [1, 450], "continuation_ids": [[9], [10, 11]]}
 ///
-/// Text becomes tokens as in lm-evaluation-harness: spaces at the end of a context go to the continuation, both are
-/// encoded as one text behind a beginning-of-text token, and the tokens behind those of the context alone are scored. An
-/// empty context is that token. Of a text too long for the model the beginning is left out.
+/// Text is encoded as in lm-evaluation-harness: spaces at the end of a context move to the continuation, both are
+/// encoded as one text after a beginning-of-text token, and the tokens after those of the context alone are scored. An
+/// empty context is that token. A text too long for the model loses its beginning.
 ///
 /// log_likelihood is the sum of ln p(token | tokens before it); per_token, per_char and per_byte divide it by the length of
-/// the continuation; is_greedy says that every token was the likeliest. acc counts the lines whose right continuation has
-/// the largest log_likelihood, acc_norm and acc_bytes the largest per_char and per_byte; ± is the standard error of the mean.
+/// the continuation; is_greedy is whether greedy decoding would generate it. acc is the share of lines whose right
+/// continuation has the largest log_likelihood, acc_norm and acc_bytes the largest per_char and per_byte; ± is the standard
+/// error of the mean.
+///
+/// Sequences are packed into steps of up to --prefill-chunk rows, so that each weight is read once for all of them; a score
+/// does not depend on what else is in its step.
 #[derive(Args)]
 pub struct ScoreArgs {
     #[command(flatten)]
@@ -49,19 +53,19 @@ pub struct ScoreArgs {
     /// Lines of JSON to score
     #[arg(long, value_name = "FILE")]
     tasks: PathBuf,
-    /// Print a line of JSON for each task and one for all of them in place of a table
+    /// Print a line of JSON for each task and one for all of them instead of a table
     #[arg(long)]
     json: bool,
     /// Also write these lines to FILE
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Put no beginning-of-text token in front of contexts, as the harness's add_bos_token=False
+    /// Put no beginning-of-text token before contexts, like the harness's add_bos_token=False
     #[arg(long)]
     no_bos: bool,
-    /// Most tokens that the model sees [default: as many as it was trained for]
+    /// Most tokens of a sequence [default: the model's whole context]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Sequences that may share a step, 1 to 64: each takes memory for its keys and values
+    /// Most sequences in one step, 1 to 64: each takes memory for its keys and values
     #[arg(long, value_name = "N", default_value_t = 16)]
     slots: usize,
 }
@@ -118,7 +122,7 @@ fn pairs(
     Ok(pairs.collect::<samara::Result<Vec<_>>>()?.concat())
 }
 
-/// Scores the requests, in groups, so that progress is seen.
+/// Scores the requests, in groups, so that progress is visible.
 fn score(args: &ScoreArgs, requests: &[Scoring]) -> Result<Vec<Score>, Failure> {
     let model = args.model.load(&args.rules)?;
     // No more room than is needed.

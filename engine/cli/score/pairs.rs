@@ -18,29 +18,29 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Returns what is scored: the last tokens for which a context has room. The last one of all is not seen by the model.
+    /// Returns the request: the last tokens that fit a context. The model does not read the very last one.
     pub fn scoring(&self, context: usize) -> Scoring {
         let tokens = self.tokens[self.tokens.len().saturating_sub(context + 1)..].to_vec();
         Scoring { from: tokens.len() - self.scored, tokens, top: 0 }
     }
 }
 
-/// Makes tokens of texts.
+/// Encodes texts.
 pub struct Encoder<'a> {
-    /// There is one where there is text.
+    /// Required for text.
     pub tokenizer: Option<&'a Tokenizer>,
     /// Stands for an empty context: the beginning-of-text token.
     pub prefix: u32,
-    /// Whether that token is put in front of every context.
+    /// Whether that token is put before every context.
     pub bos: bool,
     /// Tokens that the model knows.
     pub vocab: usize,
-    /// Most tokens that the model sees.
+    /// Most tokens that the model reads.
     pub context: usize,
 }
 
 impl Encoder<'_> {
-    /// Returns the pairs of a task, or says what is wrong with it.
+    /// Returns the pairs of a task, or what is wrong with it.
     pub fn pairs(&self, task: &Task) -> Result<Vec<Pair>, String> {
         let pair = |index: usize| {
             let pair = match &task.content {
@@ -78,7 +78,7 @@ impl Encoder<'_> {
         Ok((whole, scored))
     }
 
-    /// Returns the tokens of a text, behind a beginning-of-text token on request, unless the text begins with one.
+    /// Returns the tokens of a text, on request after a beginning-of-text token unless the text begins with one.
     fn tokens(&self, text: &str, bos: bool) -> Result<Vec<u32>, String> {
         let tokenizer = self.tokenizer.ok_or("there is no tokenizer")?;
         let written = tokenizer.id_to_token(self.prefix).is_some_and(|token| text.starts_with(&token));
@@ -93,7 +93,7 @@ impl Encoder<'_> {
             return Err(format!("has token id {id}, but the model has {} tokens", self.vocab));
         }
         if count == 0 {
-            return Err("has no token of its own".into());
+            return Err("adds no token to its context".into());
         }
         if count == pair.tokens.len() {
             return Err("has no token before it".into());
@@ -105,7 +105,7 @@ impl Encoder<'_> {
     }
 }
 
-/// Tells whether Python's `str.rstrip` takes a character away.
+/// Returns whether Python's `str.rstrip` removes a character.
 fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }

@@ -1,4 +1,4 @@
-//! What was scored, for people and for machines.
+//! Scores as a table and as JSON.
 
 use std::fmt;
 
@@ -49,7 +49,7 @@ struct Continuation {
     tokens: usize,
     log_likelihood: f64,
     per_token: f64,
-    /// None of token ids.
+    /// None for token ids.
     per_char: Option<f64>,
     per_byte: Option<f64>,
     is_greedy: bool,
@@ -73,7 +73,7 @@ struct Total {
     acc_bytes: Option<Mean>,
 }
 
-/// A share of tasks with its standard error, which one task has not.
+/// A share of tasks with its standard error, which needs two tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct Mean {
     value: f64,
@@ -82,7 +82,7 @@ struct Mean {
 }
 
 impl Report {
-    /// Puts scores to the continuations of tasks.
+    /// Joins scores with the continuations of tasks.
     pub fn new(tasks: &[Task], pairs: &[Pair], scores: &[Score]) -> Self {
         let mut scored = pairs.iter().zip(scores).map(|(pair, score)| Continuation::new(pair, score));
         let lines: Vec<Line> = tasks

@@ -89,13 +89,13 @@ impl Task {
         }
     }
 
-    /// Tells whether it has text.
+    /// Returns whether it has text.
     pub fn has_text(&self) -> bool {
         matches!(self.content, Content::Text { .. })
     }
 }
 
-/// Reads the tasks of a file; empty lines are passed over.
+/// Reads the tasks of a file; empty lines are skipped.
 pub fn read(path: &Path) -> Result<Vec<Task>> {
     let text = files::read_text(path)?;
     let lines = text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty());
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_line_is_said() {
+    fn what_is_wrong_with_a_line_is_reported() {
         for (line, part) in [
             ("{", "column 1"),
             ("[1]", "column"),
