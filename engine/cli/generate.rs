@@ -146,7 +146,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
         let LoadTimes { device, weights, pipelines } = model.load_times();
         let [loading, device, weights, pipelines] = [loading, device, weights, pipelines].map(duration);
         note(format_args!(
-            "loaded in {loading} (device {device}, weights {weights}, pipelines beside them {pipelines}); {timing}"
+            "loaded in {loading} (device {device}, weights {weights}, pipelines in parallel {pipelines}); {timing}"
         ));
     }
     if let Some(path) = args.stats {

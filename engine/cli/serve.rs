@@ -19,10 +19,10 @@ const INTERRUPTED: i32 = 130;
 /// Serve a model over HTTP
 ///
 /// Answers OpenAI's /v1/completions (text or token ids; streamed; echo, logprobs, stop, seed; also top_k, min_p and
-/// repeat_penalty) and /v1/models, and has /health, /metrics (Prometheus), /tokenizer_info and /tokenize. Requests that
-/// arrive together are decoded together; an answer does not depend on the others. The address is printed once the
-/// server is ready. Ctrl-C or SIGTERM drains in-flight requests for at most --drain seconds; a second one stops
-/// immediately.
+/// repeat_penalty) and /v1/models, and has /health, /metrics (Prometheus), /tokenizer_info, /tokenize and /detokenize.
+/// Requests that arrive together are decoded together; an answer does not depend on the others. The address is printed
+/// once the server is ready. Ctrl-C or SIGTERM drains in-flight requests for at most --drain seconds; a second one
+/// stops immediately.
 #[derive(Args)]
 pub struct ServeArgs {
     #[command(flatten)]

@@ -87,7 +87,9 @@ fn case(args: &ShowArgs) -> samara::Result<Case> {
     let found = matching.into_iter().find(|case| format.is_none_or(|format| bound(case, format)));
     found.ok_or_else(|| {
         let format = format.map(|format| format.to_string()).unwrap_or_default();
-        Error::Input(format!("--format {format}: no such case of kernel `{name}` has a tensor in it"))
+        Error::Input(format!(
+            "--format {format}: no selected case of kernel `{name}` has a tensor in this format"
+        ))
     })
 }
 
