@@ -66,3 +66,8 @@ pub use error::{Error, Result};
 pub use gpu::Backend;
 pub use graph::fuse::Fusion;
 pub use session::{BatchSession, KvFormat, LoadOptions, Model, Scorer, Session};
+
+/// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -6,6 +6,8 @@
 //!
 //! Bindings: `@group(0) @binding(0)` is the uniform `Params`; the operands follow in the order of
 //! [`Kernel::operands`]. A weight's planes are `@group(1)`, declared by its format's fragment.
+//!
+#![doc = include_str!("../../shaders/README.md")]
 
 mod cache;
 mod case;

@@ -1,5 +1,6 @@
-//! An HTTP server with OpenAI's `/v1/completions` on a model. One thread has the device and decodes everything that
-//! is asked for in one batch; the connections are tokio's. What an answer is does not depend on the others.
+//! An HTTP server with OpenAI's `/v1/completions` on a model.
+//!
+#![doc = include_str!("README.md")]
 
 mod answer;
 mod connections;
