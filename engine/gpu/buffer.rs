@@ -1,52 +1,15 @@
 //! Buffers and the bytes in them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
-use crate::gpu::device::{Counters, Gpu, Submission};
+use crate::gpu::counters::Counters;
+use crate::gpu::device::{Gpu, Submission};
+use crate::gpu::usage::Share;
 use crate::quant::{Format, q8_0_rows};
 use crate::tensor::{DType, TensorDesc};
-
-/// Bytes of the buffers that exist, and the most there were at once.
-#[derive(Debug, Default)]
-pub(super) struct Usage {
-    now: AtomicU64,
-    peak: AtomicU64,
-}
-
-impl Usage {
-    pub(super) fn peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn forget_peak(&self) {
-        self.peak.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
-
-/// The share of one buffer in a device's [`Usage`], as long as any range of it exists.
-#[derive(Debug)]
-struct Share {
-    usage: Arc<Usage>,
-    bytes: u64,
-}
-
-impl Share {
-    fn new(usage: &Arc<Usage>, bytes: u64) -> Arc<Self> {
-        let now = usage.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        usage.peak.fetch_max(now, Ordering::Relaxed);
-        Arc::new(Self { usage: Arc::clone(usage), bytes })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.usage.now.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
 
 /// A part of a buffer that holds one tensor, or one plane of a weight.
 #[derive(Clone, Debug)]

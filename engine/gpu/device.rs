@@ -1,16 +1,17 @@
-//! The opened device: how it is opened, what was submitted to it, and its errors.
+//! The opened device: how it is opened and set, submissions to it, and waiting for them.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::adapter::{AdapterSummary, Backend, MEMORY_PERCENT, choose, enumerate, summary};
-use crate::gpu::buffer::Usage;
+use crate::gpu::clock::Clock;
+use crate::gpu::compiled::Pipelines;
+use crate::gpu::counters::{Counters, Tally};
+use crate::gpu::faults::Faults;
 use crate::gpu::kept::Kept;
-use crate::gpu::pipeline::Pipelines;
-use crate::gpu::timing::Clock;
 use crate::gpu::tuning::Tuning;
+use crate::gpu::usage::Usage;
 use crate::kernels::{Shaders, Tier};
 
 /// How an adapter is chosen and opened.
@@ -43,42 +44,10 @@ pub struct Gpu {
     clock: Clock,
     shaders: Shaders,
     tuning: Tuning,
-    submits: AtomicU64,
-    passes: AtomicU64,
-    dispatches: AtomicU64,
+    tally: Tally,
     faults: Faults,
     /// How the adapter was chosen; `None` for a device that the caller opened.
     options: Option<GpuOptions>,
-}
-
-/// What was submitted to a device since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Submissions to the queue.
-    pub submits: u64,
-    /// Compute passes in them.
-    pub passes: u64,
-    /// Dispatches in them.
-    pub dispatches: u64,
-}
-
-impl Counters {
-    /// Returns one submission with as many passes and dispatches.
-    pub(super) fn submission(passes: usize, dispatches: usize) -> Self {
-        Self { submits: 1, passes: passes as u64, dispatches: dispatches as u64 }
-    }
-}
-
-impl std::ops::Sub for Counters {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            submits: self.submits - before.submits,
-            passes: self.passes - before.passes,
-            dispatches: self.dispatches - before.dispatches,
-        }
-    }
 }
 
 /// A submission to the queue, which can be waited for.
@@ -201,9 +170,7 @@ impl Gpu {
             pipelines: Pipelines::default(),
             usage: Arc::default(),
             shaders: Shaders::default(),
-            submits: AtomicU64::new(0),
-            passes: AtomicU64::new(0),
-            dispatches: AtomicU64::new(0),
+            tally: Tally::default(),
         }
     }
 
@@ -257,11 +224,7 @@ impl Gpu {
 
     /// Returns what was submitted to the device so far.
     pub fn counters(&self) -> Counters {
-        Counters {
-            submits: self.submits.load(Ordering::Relaxed),
-            passes: self.passes.load(Ordering::Relaxed),
-            dispatches: self.dispatches.load(Ordering::Relaxed),
-        }
+        self.tally.counters()
     }
 
     /// Returns the most bytes that samara's buffers took at once; a driver's own memory comes on top.
@@ -277,9 +240,7 @@ impl Gpu {
     /// Submits an encoder and counts what it records.
     pub(super) fn submit(&self, encoder: wgpu::CommandEncoder, recorded: Counters) -> Submission {
         let submission = self.queue.submit([encoder.finish()]);
-        self.submits.fetch_add(recorded.submits, Ordering::Relaxed);
-        self.passes.fetch_add(recorded.passes, Ordering::Relaxed);
-        self.dispatches.fetch_add(recorded.dispatches, Ordering::Relaxed);
+        self.tally.add(recorded);
         Submission(submission)
     }
 
@@ -310,7 +271,7 @@ impl Gpu {
     /// When the device was lost or raised an error.
     pub fn flush(&self) -> Result<()> {
         self.queue.submit([]);
-        self.submits.fetch_add(1, Ordering::Relaxed);
+        self.tally.add(Counters::submission(0, 0));
         self.wait()
     }
 
@@ -345,41 +306,6 @@ pub fn asked_tier() -> Result<Option<Tier>> {
     match std::env::var("SAMARA_TIER") {
         Ok(name) => name.parse().map(Some).map_err(|e| Error::Input(format!("SAMARA_TIER: {e}"))),
         Err(_) => Ok(None),
-    }
-}
-
-/// The first error that a device's handlers received.
-#[derive(Clone, Debug, Default)]
-struct Faults(Arc<Mutex<Fault>>);
-
-#[derive(Debug, Default)]
-struct Fault {
-    message: Option<String>,
-    lost: bool,
-}
-
-impl Faults {
-    /// Collects the errors of a device that samara opened.
-    fn watching(device: &wgpu::Device) -> Self {
-        let faults = Self::default();
-        let (raised, lost) = (faults.clone(), faults.clone());
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| raised.note(error.to_string(), false)));
-        device.set_device_lost_callback(move |_, message| {
-            lost.note(format!("the device was lost: {message}"), true);
-        });
-        faults
-    }
-
-    fn note(&self, message: String, lost: bool) {
-        let mut fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        fault.message.get_or_insert(message);
-        fault.lost |= lost;
-    }
-
-    /// Returns the message, and forgets it unless the device is lost.
-    fn take(&self) -> Option<String> {
-        let mut fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if fault.lost { fault.message.clone() } else { fault.message.take() }
     }
 }
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::buffer::{BufferRange, Readback};
-use crate::gpu::device::{Counters, Gpu, Submission};
-use crate::gpu::pipeline::{Call, Pipeline};
+use crate::gpu::compiled::Pipeline;
+use crate::gpu::counters::Counters;
+use crate::gpu::device::{Gpu, Submission};
+use crate::gpu::pipeline::Call;
 use crate::kernels::{Access, Dispatch, Kernel};
 use crate::tensor::TensorId;
 

@@ -2,18 +2,25 @@
 
 mod adapter;
 mod buffer;
+mod clock;
+mod compiled;
+mod counters;
 mod device;
 mod executor;
+mod faults;
 mod kept;
 mod pipeline;
 mod timing;
 mod tuning;
+mod usage;
 
 pub use adapter::{AdapterSummary, Backend, adapters};
 pub use buffer::{BufferRange, Readback, pack_values, unpack_values};
-pub use device::{Counters, Gpu, GpuOptions, Submission, asked_tier};
+pub use clock::Clock;
+pub use counters::Counters;
+pub use device::{Gpu, GpuOptions, Submission, asked_tier};
 pub use executor::{Bindings, Executor};
 pub use kept::pipeline_folder;
-pub use timing::{Clock, Span};
+pub use timing::Span;
 pub use tuning::{Tuned, Tuning};
 pub use wgpu;

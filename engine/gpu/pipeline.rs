@@ -1,54 +1,18 @@
-//! Compiled kernels: one pipeline for each distinct text and set of overrides.
+//! Compiling kernels, each once and several at the same time.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::gpu::compiled::{Pipeline, PipelineKey, Slot, locked};
 use crate::gpu::kept::Kept;
 use crate::kernels::{Access, Choice, Dispatch, Kernel};
 use crate::translate::Module;
-
-/// A compiled kernel with the layouts of its bind groups.
-#[derive(Debug)]
-pub(crate) struct Pipeline {
-    pub(crate) pipeline: wgpu::ComputePipeline,
-    pub(crate) layouts: Vec<wgpu::BindGroupLayout>,
-}
-
-/// What makes two pipelines the same: the text and the overrides' bits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    text: String,
-    overrides: Vec<(&'static str, u64)>,
-    planes: usize,
-}
-
-/// A pipeline, once it is compiled; locked during compilation, so that only callers that need it wait.
-type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
-
-/// The pipelines compiled so far.
-#[derive(Debug, Default)]
-pub(super) struct Pipelines {
-    slots: Mutex<HashMap<Key, Slot>>,
-    compiled: AtomicUsize,
-    /// What the driver keeps between runs.
-    pub(super) kept: Option<Kept>,
-}
-
-impl Pipelines {
-    fn slot(&self, key: Key) -> Slot {
-        Arc::clone(locked(&self.slots).entry(key).or_default())
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A kernel that needs a pipeline: how it is dispatched, and how many planes its weights have.
 #[derive(Clone, Copy, Debug)]
@@ -114,11 +78,11 @@ impl Gpu {
         Ok(slots.iter().map(|slot| locked(slot).clone().expect("every slot was filled")).collect())
     }
 
-    fn key(&self, call: &Call<'_>) -> Key {
+    fn key(&self, call: &Call<'_>) -> PipelineKey {
         let Call { kernel, dispatch, planes } = *call;
         let text = self.shaders().source(&kernel.source(self.tier())).text;
         let overrides = dispatch.overrides.iter().map(|&(name, value)| (name, value.to_bits())).collect();
-        Key { text, overrides, planes }
+        PipelineKey { text, overrides, planes }
     }
 
     /// Compiles a pipeline if it is not there yet.

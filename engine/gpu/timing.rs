@@ -4,13 +4,13 @@
 //! predecessor's end to its own end: launch, barrier and work, which is what it costs a step. Queries are
 //! resolved once, after everything that is timed.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::gpu::buffer::Readback;
-use crate::gpu::device::{Counters, Gpu};
+use crate::gpu::clock::Clock;
+use crate::gpu::counters::Counters;
+use crate::gpu::device::Gpu;
 use crate::gpu::executor::Executor;
 
 /// Queries of one set, WebGPU's limit.
@@ -19,56 +19,6 @@ const SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize;
 const WALL_SECONDS: f64 = 0.02;
 /// Most repetitions of a dispatch for the wall clock.
 const MAX_REPEATS: usize = 4096;
-
-/// The clocks, the coarsest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Clock {
-    /// The host's clock around many repetitions of a dispatch.
-    Wall,
-    /// GPU timestamps at the ends of passes: each dispatch is a separate pass.
-    PassTimestamps,
-    /// GPU timestamps between the dispatches of one pass.
-    Timestamps,
-}
-
-impl Clock {
-    const ALL: [Self; 3] = [Self::Wall, Self::PassTimestamps, Self::Timestamps];
-
-    /// The features that a device is opened with for its best clock.
-    pub(super) const FEATURES: wgpu::Features =
-        wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
-
-    pub(super) fn of(features: wgpu::Features) -> Self {
-        if features.contains(Self::FEATURES) {
-            Self::Timestamps
-        } else if features.contains(wgpu::Features::TIMESTAMP_QUERY) {
-            Self::PassTimestamps
-        } else {
-            Self::Wall
-        }
-    }
-}
-
-impl fmt::Display for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Wall => "wall",
-            Self::PassTimestamps => "pass-timestamps",
-            Self::Timestamps => "timestamps",
-        })
-    }
-}
-
-impl FromStr for Clock {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|clock| clock.to_string() == name);
-        found.ok_or_else(|| {
-            Error::Input(format!("clock `{name}` is none of timestamps, pass-timestamps, wall"))
-        })
-    }
-}
 
 /// When a step ran, in nanoseconds from the start of the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
