@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod demo;
+mod generator;
 pub mod layout;
 pub mod names;
 pub mod openelm;

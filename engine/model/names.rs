@@ -65,3 +65,22 @@ pub(crate) fn canonical(name: &str) -> String {
     let bare = ["token_embeddings.", "layers.", "norm."].iter().any(|start| name.starts_with(start));
     if bare { format!("transformer.{name}") } else { name.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Size;
+
+    #[test]
+    fn parameter_totals_are_the_published_ones() {
+        for (size, total) in [
+            (Size::M270, 271_527_168),
+            (Size::M450, 457_179_136),
+            (Size::B1_1, 1_079_891_456),
+            (Size::B3, 3_036_647_424),
+        ] {
+            let weights = all(&Config::published(size));
+            assert_eq!(weights.iter().map(|(_, rows, cols)| rows * cols).sum::<usize>(), total, "{size}");
+        }
+    }
+}

@@ -12,9 +12,9 @@ use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value};
 
 use super::config::{Config, PADDED_VOCAB, PUBLISHED_VOCAB};
+use super::generator::Stream;
 use super::safetensors::{TensorFile, float_type, widen, width};
 use super::scaling::Size;
-use super::synth::Stream;
 use super::{demo, names};
 use crate::error::{Error, Result};
 use crate::quant::Format;
@@ -43,10 +43,10 @@ pub struct WeightInfo {
 pub struct Checkpoint {
     config: Config,
     weights: Vec<WeightInfo>,
-    source: Source,
+    source: WeightSource,
 }
 
-enum Source {
+enum WeightSource {
     /// Safetensors files, and for each weight its file and where it starts in the file's data.
     Files(Vec<TensorFile>, Vec<(usize, usize)>),
     /// One generator for each weight.
@@ -128,7 +128,7 @@ impl Checkpoint {
             streams.push(Stream::new(&name, cols, seed));
             weights.push(WeightInfo { name, rows, cols, stored: DType::Bf16 });
         }
-        Self { config, weights, source: Source::Synthetic(streams) }
+        Self { config, weights, source: WeightSource::Synthetic(streams) }
     }
 
     /// Finds every weight of `config` in `files`; the error for a missing one names `origin`.
@@ -168,7 +168,7 @@ impl Checkpoint {
         for (name, (index, _)) in found {
             refuse_or_ignore(&name, files[index].path())?;
         }
-        Ok(Self { config, weights, source: Source::Files(files, places) })
+        Ok(Self { config, weights, source: WeightSource::Files(files, places) })
     }
 
     /// Returns the configuration.
@@ -203,12 +203,12 @@ impl Checkpoint {
         self.assert_within(index, &rows);
         assert_eq!(out.len(), rows.len() * cols, "the buffer is as long as the rows");
         match &self.source {
-            Source::Synthetic(streams) => {
+            WeightSource::Synthetic(streams) => {
                 streams[index].fill(rows.start * cols, out);
                 out.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
                 Ok(())
             }
-            Source::Files(files, places) => {
+            WeightSource::Files(files, places) => {
                 let (file, start) = places[index];
                 widen(stored, files[file].data(byte_range(start, &rows, cols, stored)), out);
                 self.expect_finite(index, rows.start, out)
@@ -222,7 +222,7 @@ impl Checkpoint {
     /// When `rows` is not within the weight.
     pub fn release(&self, index: usize, rows: Range<usize>) {
         self.assert_within(index, &rows);
-        if let Source::Files(files, places) = &self.source {
+        if let WeightSource::Files(files, places) = &self.source {
             let WeightInfo { cols, stored, .. } = self.weights[index];
             let (file, start) = places[index];
             files[file].release(byte_range(start, &rows, cols, stored));
