@@ -11,7 +11,7 @@ use samara::kernels::{Case, Shaders};
 
 use super::super::table::Table;
 use super::super::{COMMIT, Failure, announce, bar, note, warn_of_software};
-use super::{DeviceArgs, Selection, TimingArgs, against, duration};
+use super::{DeviceArgs, Selection, TimingArgs, duration};
 
 /// Time kernels, each case after it was checked
 ///
@@ -49,11 +49,8 @@ enum Output {
     Csv,
 }
 
-/// Runs the subcommand.
+/// Runs the subcommand without `--against`.
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
-    if let Some(folder) = &args.against {
-        return against::run(args, folder);
-    }
     let entries = args.selection.entries()?;
     let mut gpu = args.timing.open(&args.device)?;
     let cases = args.selection.timed(&entries, gpu.tier())?;

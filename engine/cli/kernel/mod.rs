@@ -30,7 +30,10 @@ pub fn run(command: &KernelCommand) -> Result<(), Failure> {
     match command {
         KernelCommand::List(args) => list::run(args),
         KernelCommand::Test(args) => test::run(args),
-        KernelCommand::Bench(args) => bench::run(args),
+        KernelCommand::Bench(args) => match &args.against {
+            Some(folder) => against::run(args, folder),
+            None => bench::run(args),
+        },
         KernelCommand::Show(args) => show::run(args),
         KernelCommand::Tune(args) => tune::run(args),
     }
