@@ -23,11 +23,12 @@ pub trait Bindings {
 /// Kernels with their pipelines, parameters and bind groups, ready to be recorded any number of times.
 #[derive(Debug)]
 pub struct Executor {
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<Recorded>,
 }
 
+/// A dispatch that is recorded again and again: a pipeline with all that it binds.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct Recorded {
     pipeline: Arc<Pipeline>,
     groups: Vec<wgpu::BindGroup>,
     grid: [u32; 3],
@@ -77,7 +78,7 @@ impl Executor {
         let pipelines = gpu.pipelines(&calls)?;
         let steps = kernels.iter().zip(&dispatches).zip(pipelines).zip(&resources);
         let steps = steps.map(|((((label, ..), dispatch), pipeline), resources)| {
-            Step::new(gpu, label, pipeline, dispatch.grid, resources)
+            Recorded::new(gpu, label, pipeline, dispatch.grid, resources)
         });
         let steps = steps.collect();
         gpu.check()?;
@@ -125,7 +126,7 @@ impl Executor {
     }
 }
 
-impl Step {
+impl Recorded {
     fn new(
         gpu: &Gpu,
         label: &str,
