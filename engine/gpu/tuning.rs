@@ -68,18 +68,18 @@ impl Tuned {
         }
     }
 
-    fn key(&self) -> Key {
+    fn key(&self) -> TuningKey {
         [&self.kernel, &self.shape, &self.tier, &self.source].map(String::clone)
     }
 }
 
 /// Kernel, shape, tier and sum of the kernel's own file.
-type Key = [String; 4];
+type TuningKey = [String; 4];
 
 /// Tuned values by kernel and shape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tuning {
-    tuned: BTreeMap<Key, BTreeMap<String, u32>>,
+    tuned: BTreeMap<TuningKey, BTreeMap<String, u32>>,
     /// Most tokens computed row by row, by tier, format and version of samara.
     few: BTreeMap<[String; 3], usize>,
 }

@@ -31,13 +31,13 @@ pub fn figures(profiles: &[&Profile], kernels: &[&Kernels], places: &Places) -> 
 
 /// Where a point comes from.
 #[derive(Clone, Copy, PartialEq)]
-enum Source {
+enum PointSource {
     Decode,
     Prefill,
     Bench,
 }
 
-impl Source {
+impl PointSource {
     /// Returns the mark of a kernel as it looks for this source.
     fn mark(self, mark: Mark) -> Mark {
         match self {
@@ -54,7 +54,7 @@ struct Point {
     shape: String,
     /// The step with its model, or the case.
     origin: String,
-    source: Source,
+    source: PointSource,
     calls: usize,
     bytes: u64,
     flops: u64,
@@ -77,7 +77,7 @@ impl Point {
 fn add_profile(points: &mut Vec<Point>, profile: &Profile) {
     for step in &profile.steps {
         let origin = format!("{} of {}, {}", step.name, step.tokens, names::subject(&profile.subject));
-        let source = if step.name == "decode" { Source::Decode } else { Source::Prefill };
+        let source = if step.name == "decode" { PointSource::Decode } else { PointSource::Prefill };
         // A kernel's name has no line break.
         let key = |dispatch: &DispatchProfile| format!("{}\n{}", dispatch.kernel, dispatch.shape);
         points.extend(step.totals(&profile.ceilings, key).into_iter().map(|total| {
@@ -101,7 +101,7 @@ fn add_kernels(points: &mut Vec<Point>, kernels: &Kernels) {
         kernel: row.kernel.clone(),
         shape: row.shape.clone(),
         origin: format!("kernel bench: {}", row.case),
-        source: Source::Bench,
+        source: PointSource::Bench,
         calls: 1,
         bytes: row.bytes,
         flops: row.flops,
@@ -143,8 +143,12 @@ fn caption(points: &[Point], place: &Place) -> String {
 
 /// Returns the marks of the steps, then those of the kernels.
 fn legend(points: &[Point], kernels: &[&str]) -> Vec<(Drawing, String)> {
-    let used = |source: &&(Source, &str)| points.iter().any(|point| point.source == source.0);
-    let sources = [(Source::Decode, "decode"), (Source::Prefill, "prefill"), (Source::Bench, "kernel bench")];
+    let used = |source: &&(PointSource, &str)| points.iter().any(|point| point.source == source.0);
+    let sources = [
+        (PointSource::Decode, "decode"),
+        (PointSource::Prefill, "prefill"),
+        (PointSource::Bench, "kernel bench"),
+    ];
     let sources = sources.iter().filter(used).map(|(source, name)| (source.mark(Mark::plain()), *name));
     let kernels = kernels.iter().enumerate().map(|(index, name)| (Mark::new(index), *name));
     sources.chain(kernels).map(|(mark, name)| (mark.key(), name.to_owned())).collect()
