@@ -4,7 +4,9 @@
 
 mod answer;
 mod connections;
+mod health;
 mod metrics;
+mod queue;
 mod refusal;
 mod request;
 mod routes;
@@ -26,9 +28,11 @@ use crate::error::{Error, Result};
 use crate::kernels::MOST_TOKENS;
 use crate::session::Model;
 use crate::tokenizer::Tokenizer;
+use health::Health;
 use metrics::Metrics;
+use queue::Queue;
 use routes::Shared;
-use scheduler::{Health, Queue, Scheduler};
+use scheduler::Scheduler;
 
 /// Most prompts whose scoring shares a step.
 const SCORED_TOGETHER: usize = 16;
@@ -168,7 +172,7 @@ impl Server {
         let mut scorer = model.scorer(options.sequences.min(SCORED_TOGETHER), Some(batch.context()))?;
         scorer.prepare()?;
         let (metrics, registry) = Metrics::new();
-        let (queue, jobs) = Queue::new(options.queue);
+        let (queue, backlog) = Queue::new(options.queue);
         let health = Arc::new(Health::default());
         let config = model.config();
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
@@ -188,7 +192,7 @@ impl Server {
             answered: AtomicU64::new(0),
             options,
         };
-        let scheduler = Scheduler::new(model, batch, scorer, jobs, metrics, health);
+        let scheduler = Scheduler::new(model, batch, scorer, backlog, metrics, health);
         let ((alive, ended), (works, done)) = (oneshot::channel(), mpsc::channel());
         let engine = thread::Builder::new().name("engine".to_owned()).spawn(move || {
             let _alive: (oneshot::Sender<()>, mpsc::Sender<()>) = (alive, works);

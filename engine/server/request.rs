@@ -339,4 +339,16 @@ impl How {
     pub(super) fn scores_prompt(&self) -> bool {
         self.echo && self.logprobs.is_some()
     }
+
+    /// Returns what asks for the likeliest tokens and nothing beside them.
+    #[cfg(test)]
+    pub(super) fn greedy(max_tokens: usize) -> Self {
+        Self {
+            max_tokens,
+            sampling: SamplerOptions::default(),
+            stops: Vec::new(),
+            echo: false,
+            logprobs: None,
+        }
+    }
 }

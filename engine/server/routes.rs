@@ -22,10 +22,11 @@ use tokio::time::timeout;
 
 use super::Options;
 use super::answer::{Piece, Writer};
+use super::health::Health;
 use super::metrics::{self, Answer, Metrics};
+use super::queue::{Event, Queue};
 use super::refusal::Refusal;
 use super::request::{Asked, Checks, How, Prompt, parse};
-use super::scheduler::{Event, Health, Queue};
 use crate::tokenizer::Tokenizer;
 
 /// Pieces of an answer that wait for a client that reads slowly; more wait as tokens.

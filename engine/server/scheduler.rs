@@ -1,148 +1,29 @@
 //! The one thread that has the model: it lets prompts into the batch, steps it, and hands out tokens.
 //!
 //! It waits for nobody: an answer's channel has room for all of it, and who has left is found out before the next
-//! step. A prompt has a place in the queue from its arrival until the batch takes it, or the scorer has done all of it.
+//! step.
 //!
 //! An error ends what it is about: a broken sequence leaves the batch by itself, and prompts that cannot be scored
 //! together are scored one by one. Only when the device fails does everything that runs on it end.
 
-use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
+use super::health::Health;
 use super::metrics::Metrics;
+use super::queue::{Backlog, Event, Job, send};
 use super::refusal::Refusal;
-use super::request::How;
 use crate::error::Error;
 use crate::sampler::Sampler;
 use crate::session::{
     BatchSession, Decoded, Model, Scorer, Scoring, SequenceId, SequenceOptions, TokenScore,
 };
 
-/// Tokens that are scored together while others wait for their next token; one prompt may have more.
-const SCORED_TOKENS: usize = 512;
 /// How often a device that failed is tried when there is nothing to do.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What becomes of a prompt; the last is `End` or `Failed`.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// The scores of all tokens of the prompt but the first.
-    Prompt(Vec<TokenScore>),
-    Token(u32, Option<TokenScore>),
-    /// Why the text ended, as OpenAI says it.
-    End(&'static str),
-    Failed(Refusal),
-}
-
-/// A prompt on its way through the engine.
-#[derive(Debug)]
-pub(super) struct Job {
-    prompt: Vec<u32>,
-    how: How,
-    /// Has room for the whole answer.
-    reply: mpsc::Sender<Event>,
-    arrived: Instant,
-    /// Given back as soon as the batch takes the prompt, or the scorer has done all of it.
-    _place: OwnedSemaphorePermit,
-}
-
-/// Where requests hand in prompts.
-#[derive(Debug)]
-pub(super) struct Queue {
-    places: Arc<Semaphore>,
-    capacity: usize,
-    jobs: Sender<Job>,
-}
-
-impl Queue {
-    /// Returns a queue, and where its jobs come out.
-    pub(super) fn new(capacity: usize) -> (Self, Receiver<Job>) {
-        let (jobs, out) = channel();
-        (Self { places: Arc::new(Semaphore::new(capacity)), capacity, jobs }, out)
-    }
-
-    /// Returns the number of prompts that wait.
-    pub(super) fn len(&self) -> usize {
-        self.capacity - self.places.available_permits()
-    }
-
-    /// Lets all of some prompts in, or none, and returns where their answers come out.
-    pub(super) fn push(
-        &self,
-        prompts: Vec<Vec<u32>>,
-        how: &How,
-    ) -> Result<Vec<mpsc::Receiver<Event>>, Refusal> {
-        let count = prompts.len();
-        let busy = || Refusal::busy(count, self.places.available_permits(), self.capacity);
-        let wanted = u32::try_from(count).map_err(|_| busy())?;
-        let mut places = Arc::clone(&self.places).try_acquire_many_owned(wanted).map_err(|_| busy())?;
-        let arrived = Instant::now();
-        let each = prompts.into_iter().map(|prompt| {
-            // One event for each token, one for the prompt, one for the end.
-            let (reply, events) = mpsc::channel(how.max_tokens + 2);
-            let place = places.split(1).ok_or_else(busy)?;
-            let job = Job { prompt, how: how.clone(), reply, arrived, _place: place };
-            self.jobs.send(job).map_err(|_| Refusal::stopped())?;
-            Ok(events)
-        });
-        each.collect()
-    }
-}
-
-/// What is wrong with the device, if anything.
-#[derive(Debug, Default)]
-pub(super) struct Health(Mutex<Option<String>>, AtomicBool);
-
-impl Health {
-    pub(super) fn fault(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, fault: Option<String>) {
-        self.1.store(fault.is_some(), Ordering::Relaxed);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
-    }
-
-    /// Remembers that the device works, if it did not.
-    fn recover(&self) {
-        if self.is_failing() {
-            self.set(None);
-        }
-    }
-
-    fn is_failing(&self) -> bool {
-        self.1.load(Ordering::Relaxed)
-    }
-}
-
-impl Job {
-    /// Tells whether scoring the prompt also tells all that is to follow it: the likeliest token.
-    fn ends_with_scores(&self) -> bool {
-        self.how.max_tokens == 1 && is_greedy(&self.how)
-    }
-
-    /// Returns what is to be scored: all but the first token, and what follows the last, if that is all.
-    fn scoring(&self) -> Scoring {
-        let mut tokens = self.prompt.clone();
-        let wanted = self.how.logprobs.unwrap_or(0);
-        if self.ends_with_scores() {
-            // Any token will do: the likeliest one is told beside it.
-            tokens.push(0);
-            return Scoring { tokens, from: 1, top: wanted.max(1) };
-        }
-        Scoring { tokens, from: 1, top: wanted }
-    }
-}
-
-fn is_greedy(how: &How) -> bool {
-    Sampler::new(how.sampling.clone()).is_ok_and(|sampler| sampler.is_greedy())
-}
 
 /// A sequence of the batch.
 #[derive(Debug)]
@@ -159,12 +40,9 @@ struct Running {
 }
 
 pub(super) struct Scheduler {
-    jobs: Receiver<Job>,
+    backlog: Backlog,
     batch: BatchSession,
     scorer: Scorer,
-    /// Those whose prompts are to be scored first.
-    unscored: VecDeque<Job>,
-    waiting: VecDeque<Job>,
     running: Vec<Running>,
     bos: u32,
     eos: u32,
@@ -177,14 +55,13 @@ impl Scheduler {
         model: &Model,
         batch: BatchSession,
         scorer: Scorer,
-        jobs: Receiver<Job>,
+        backlog: Backlog,
         metrics: Metrics,
         health: Arc<Health>,
     ) -> Self {
         let (bos, eos) = (model.config().bos_token_id, model.config().eos_token_id);
-        let (unscored, waiting) = (VecDeque::new(), VecDeque::new());
         let running = Vec::with_capacity(batch.capacity());
-        Self { jobs, batch, scorer, unscored, waiting, running, bos, eos, metrics, health }
+        Self { backlog, batch, scorer, running, bos, eos, metrics, health }
     }
 
     /// Works until no job can come any more and all are done.
@@ -208,39 +85,13 @@ impl Scheduler {
 
     /// Takes jobs in, and waits for one if there is nothing to do; returns whether there is, or may be.
     fn receive(&mut self) -> bool {
-        if self.is_idle() {
-            let first = match self.health.is_failing() {
-                true => self.jobs.recv_timeout(RETRY),
-                false => self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match first {
-                Ok(job) => self.take_in(job),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return false,
-            }
-        }
-        loop {
-            match self.jobs.try_recv() {
-                Ok(job) => self.take_in(job),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return !self.is_idle(),
-            }
-        }
-    }
-
-    fn is_idle(&self) -> bool {
-        self.unscored.is_empty() && self.waiting.is_empty() && self.running.is_empty()
-    }
-
-    fn take_in(&mut self, job: Job) {
-        let line = if job.how.scores_prompt() { &mut self.unscored } else { &mut self.waiting };
-        line.push_back(job);
+        let patience = self.health.is_failing().then_some(RETRY);
+        self.backlog.receive(!self.running.is_empty(), patience)
     }
 
     /// Drops the prompts and sequences whose answers nobody waits for.
     fn forget_who_left(&mut self) {
-        self.unscored.retain(|job| !job.reply.is_closed());
-        self.waiting.retain(|job| !job.reply.is_closed());
+        self.backlog.forget_who_left();
         let batch = &mut self.batch;
         self.running.retain(|sequence| {
             let gone = sequence.reply.is_closed();
@@ -253,14 +104,7 @@ impl Scheduler {
 
     /// Scores the prompts that came first, together.
     fn score(&mut self) {
-        let (mut jobs, mut tokens) = (Vec::new(), 0);
-        while let Some(job) = self.unscored.front() {
-            tokens += job.prompt.len();
-            if !jobs.is_empty() && tokens > SCORED_TOKENS {
-                break;
-            }
-            jobs.extend(self.unscored.pop_front());
-        }
+        let jobs = self.backlog.take_unscored();
         if !jobs.is_empty() {
             self.score_together(jobs);
         }
@@ -294,7 +138,7 @@ impl Scheduler {
         self.metrics.prompt_tokens.inc_by(job.prompt.len() as u64);
         let next = if job.ends_with_scores() { scores.pop() } else { None };
         send(&job.reply, Event::Prompt(scores));
-        let Some(mut next) = next else { return self.waiting.push_back(job) };
+        let Some(mut next) = next else { return self.backlog.push_scored(job) };
         let &(token, logprob) = next.top().first().expect("one was asked for");
         (next.token, next.logprob) = (token, logprob);
         self.metrics.generated_tokens.inc();
@@ -306,7 +150,7 @@ impl Scheduler {
     /// Fills the batch from the queue.
     fn admit(&mut self) {
         while self.running.len() < self.batch.capacity() {
-            let Some(job) = self.waiting.pop_front() else { return };
+            let Some(job) = self.backlog.take_waiting() else { return };
             if job.how.max_tokens == 0 {
                 send(&job.reply, Event::End("length"));
                 continue;
@@ -411,7 +255,7 @@ impl Scheduler {
         {
             Ok(()) => self.health.recover(),
             Err(error) => {
-                for job in self.unscored.drain(..).chain(self.waiting.drain(..)) {
+                for job in self.backlog.drain() {
                     send(&job.reply, Event::Failed(Refusal::failed(&error)));
                 }
             }
@@ -432,34 +276,29 @@ fn leave(batch: &mut BatchSession, id: SequenceId) {
     debug_assert!(left.is_ok(), "{left:?}");
 }
 
-/// Hands out an event; the channel has room for it, and who has left is dropped soon.
-fn send(reply: &mpsc::Sender<Event>, event: Event) {
-    let sent = reply.try_send(event);
-    debug_assert!(!matches!(sent, Err(mpsc::error::TrySendError::Full(_))));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::LoadOptions;
-    use crate::sampler::SamplerOptions;
+    use crate::gpu::adapters;
+    use crate::server::queue::Queue;
+    use crate::server::request::How;
 
-    /// A scheduler of the demo model, or none without an adapter.
+    /// A scheduler of the demo model; says so when there is no adapter, which is a failure with `REQUIRE_GPU=1`.
     fn scheduler() -> Option<(Scheduler, Queue)> {
-        let model = match Model::load("demo", LoadOptions::default()) {
-            Ok(model) => model,
-            Err(Error::Unsupported(_)) if std::env::var_os("REQUIRE_GPU").is_none() => return None,
-            Err(error) => panic!("{error}"),
-        };
-        let (queue, jobs) = Queue::new(4);
+        if let Err(error) = adapters(None) {
+            assert!(
+                std::env::var_os("REQUIRE_GPU").is_none_or(|value| value != "1"),
+                "REQUIRE_GPU=1 but {error}"
+            );
+            eprintln!("skipped: no GPU adapter");
+            return None;
+        }
+        let model = Model::load("demo", LoadOptions::default()).unwrap();
+        let (queue, backlog) = Queue::new(4);
         let (batch, scorer) = (model.batch(2, Some(64)).unwrap(), model.scorer(2, Some(64)).unwrap());
         let (metrics, _) = Metrics::new();
-        Some((Scheduler::new(&model, batch, scorer, jobs, metrics, Arc::default()), queue))
-    }
-
-    fn how(max_tokens: usize) -> How {
-        let sampling = SamplerOptions::default();
-        How { max_tokens, sampling, stops: Vec::new(), echo: false, logprobs: None }
+        Some((Scheduler::new(&model, batch, scorer, backlog, metrics, Arc::default()), queue))
     }
 
     fn tokens(events: &mut mpsc::Receiver<Event>) -> usize {
@@ -471,7 +310,7 @@ mod tests {
     #[test]
     fn what_runs_outlives_an_error_of_something_else() {
         let Some((mut scheduler, queue)) = scheduler() else { return };
-        let mut events = queue.push(vec![vec![1, 51, 87]], &how(8)).unwrap().remove(0);
+        let mut events = queue.push(vec![vec![1, 51, 87]], &How::greedy(8)).unwrap().remove(0);
         assert!(scheduler.receive());
         (0..3).for_each(|_| scheduler.turn());
         // As when there is no memory to score a prompt or to let another one in.
@@ -487,7 +326,7 @@ mod tests {
     #[test]
     fn a_device_that_fails_ends_what_runs_and_is_tried_before_more_does() {
         let Some((mut scheduler, queue)) = scheduler() else { return };
-        let mut events = queue.push(vec![vec![1, 51, 87], vec![1, 40]], &how(8)).unwrap();
+        let mut events = queue.push(vec![vec![1, 51, 87], vec![1, 40]], &How::greedy(8)).unwrap();
         assert!(scheduler.receive());
         (0..3).for_each(|_| scheduler.turn());
         scheduler.fail(&Error::Gpu("made up".to_owned()));
@@ -496,7 +335,7 @@ mod tests {
             let last = std::iter::from_fn(|| events.try_recv().ok()).last();
             assert!(matches!(last, Some(Event::Failed(_))), "{last:?}");
         }
-        let mut events = queue.push(vec![vec![1, 51, 87]], &how(2)).unwrap().remove(0);
+        let mut events = queue.push(vec![vec![1, 51, 87]], &How::greedy(2)).unwrap().remove(0);
         assert!(scheduler.receive());
         (0..5).for_each(|_| scheduler.turn());
         assert_eq!((tokens(&mut events), scheduler.health.fault()), (2, None));
