@@ -9,6 +9,7 @@ mod metrics;
 mod queue;
 mod refusal;
 mod request;
+mod response;
 mod routes;
 mod scheduler;
 

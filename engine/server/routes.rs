@@ -1,6 +1,5 @@
 //! What is served where.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,11 +7,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::sse::{Event as Sent, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures_util::stream;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
@@ -27,6 +24,7 @@ use super::metrics::{self, Answer, Metrics};
 use super::queue::{Event, Queue};
 use super::refusal::Refusal;
 use super::request::{Asked, Checks, How, Prompt, parse};
+use super::response::{Envelope, Usage, Written, gathered, streamed};
 use crate::tokenizer::Tokenizer;
 
 /// Pieces of an answer that wait for a client that reads slowly; more wait as tokens.
@@ -231,36 +229,6 @@ fn is_too_large(error: &axum::Error) -> bool {
     false
 }
 
-/// What is around the choices of every answer.
-struct Envelope {
-    id: String,
-    created: u64,
-    model: String,
-}
-
-impl Envelope {
-    fn with(&self, choices: &[Piece]) -> Value {
-        let Self { id, created, model } = self;
-        json!({"id": id, "object": "text_completion", "created": created, "model": model, "choices": choices})
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Usage {
-    prompt: usize,
-    generated: usize,
-}
-
-impl Usage {
-    fn object(self) -> Value {
-        let Self { prompt, generated } = self;
-        json!({"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated})
-    }
-}
-
-/// A piece, and whether it is one of a token.
-type Written = Result<(Piece, usize), Refusal>;
-
 /// Turns the events of one prompt into pieces; ends when nobody reads them, which ends the sequence too.
 struct Choice {
     shared: Arc<Shared>,
@@ -319,84 +287,5 @@ impl Choice {
     /// Hands on a piece, and returns whether somebody reads.
     async fn send(&self, piece: Piece, tokens: usize) -> bool {
         self.pieces.send(Ok((piece, tokens))).await.is_ok()
-    }
-}
-
-/// Returns the whole answer.
-async fn gathered(
-    envelope: Envelope,
-    mut pieces: mpsc::Receiver<Written>,
-    mut usage: Usage,
-) -> Result<Response, Refusal> {
-    let mut choices: Vec<Piece> = Vec::new();
-    while let Some(written) = pieces.recv().await {
-        let (piece, tokens) = written?;
-        usage.generated += tokens;
-        while choices.len() <= piece.index {
-            choices.push(Piece { index: choices.len(), ..Piece::default() });
-        }
-        let index = piece.index;
-        choices[index].extend(piece);
-    }
-    let mut answer = envelope.with(&choices);
-    answer["usage"] = usage.object();
-    Ok(Json(answer).into_response())
-}
-
-/// Returns the answer as it grows, as server-sent events; `usage` comes at the end if it is asked for.
-fn streamed(envelope: Envelope, pieces: mpsc::Receiver<Written>, usage: Option<Usage>) -> Response {
-    let begin = Streaming { envelope, pieces, usage, told: usage.is_some(), done: false };
-    let events = stream::unfold(begin, async |mut streaming| {
-        let data = streaming.next().await?;
-        Some((Ok::<_, Infallible>(Sent::default().data(data)), streaming))
-    });
-    Sse::new(events).into_response()
-}
-
-struct Streaming {
-    envelope: Envelope,
-    pieces: mpsc::Receiver<Written>,
-    /// Counted so far; none once it was sent or if nobody asked.
-    usage: Option<Usage>,
-    /// Every chunk has the field `usage`.
-    told: bool,
-    done: bool,
-}
-
-impl Streaming {
-    /// Returns the data of the next event.
-    async fn next(&mut self) -> Option<String> {
-        if self.done {
-            return None;
-        }
-        while let Some(written) = self.pieces.recv().await {
-            match written {
-                Ok((piece, tokens)) => {
-                    if let Some(usage) = &mut self.usage {
-                        usage.generated += tokens;
-                    }
-                    if !piece.is_empty() {
-                        return Some(self.chunk(&[piece], Value::Null));
-                    }
-                }
-                Err(refusal) => {
-                    self.done = true;
-                    return Some(refusal.object().to_string());
-                }
-            }
-        }
-        if let Some(usage) = self.usage.take() {
-            return Some(self.chunk(&[], usage.object()));
-        }
-        self.done = true;
-        Some("[DONE]".to_owned())
-    }
-
-    fn chunk(&self, choices: &[Piece], usage: Value) -> String {
-        let mut chunk = self.envelope.with(choices);
-        if self.told {
-            chunk["usage"] = usage;
-        }
-        chunk.to_string()
     }
 }
