@@ -2,14 +2,14 @@
 //!
 //! Every value that it returns is within the limits below, so that no later product overflows.
 
-use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::keys::{Keys, shown};
 use super::scaling::{Size, make_divisible, query_heads, range};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::quant::BLOCK;
 
 /// Most layers of a model that is accepted (OpenELM-3B has 36).
@@ -98,11 +98,9 @@ impl Config {
     /// `file` is named in messages and not opened.
     ///
     /// # Errors
-    /// [`Error::Model`] naming the key, its value and what samara runs.
+    /// [`Error::Model`](crate::Error::Model) naming the key, its value and what samara runs.
     pub fn from_json(text: &str, file: &Path) -> Result<Self> {
-        let map = serde_json::from_str(text)
-            .map_err(|e| Error::Model(format!("`{}` is not a JSON object: {e}", file.display())))?;
-        let keys = Keys { map, file };
+        let keys = Keys::read(text, file)?;
         for (key, allowed) in FIXED {
             keys.expect(key, allowed)?;
         }
@@ -162,46 +160,8 @@ impl Config {
     }
 }
 
-/// The object of a `config.json`, and the file that messages name.
-struct Keys<'a> {
-    map: Map<String, Value>,
-    file: &'a Path,
-}
-
+/// What the keys of a model say together.
 impl Keys<'_> {
-    /// Returns a value; null counts as absent.
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn refuse(&self, key: &str, found: impl Display, wanted: impl Display) -> Error {
-        Error::Model(format!("`{}`: `{key}` is {found}, but samara needs {wanted}", self.file.display()))
-    }
-
-    fn expect(&self, key: &str, allowed: &[&str]) -> Result<()> {
-        match self.get(key) {
-            Some(value) if !allowed.contains(&value.to_string().as_str()) => {
-                Err(self.refuse(key, shown(value), allowed.join(" or ")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn size(&self, key: &str, limits: RangeInclusive<u64>) -> Result<usize> {
-        let value = self
-            .get(key)
-            .ok_or_else(|| Error::Model(format!("`{}`: `{key}` is missing", self.file.display())))?;
-        self.whole(key, value, limits)
-    }
-
-    fn whole(&self, key: &str, value: &Value, limits: RangeInclusive<u64>) -> Result<usize> {
-        let fits = value.as_u64().filter(|n| limits.contains(n)).and_then(|n| usize::try_from(n).ok());
-        fits.ok_or_else(|| {
-            let wanted = format!("a whole number from {} to {}", limits.start(), limits.end());
-            self.refuse(key, shown(value), wanted)
-        })
-    }
-
     fn token(&self, key: &str, default: u64, vocab_size: usize) -> Result<u32> {
         let default = Value::from(default);
         let limits = 0..=vocab_size as u64 - 1;
@@ -304,32 +264,12 @@ impl Keys<'_> {
         };
         Ok(multipliers.into_iter().map(|m| make_divisible(m * model_dim as f64, divisor)).collect())
     }
-
-    /// Reads a number or a list of numbers above zero; `None` if it is absent.
-    fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        let number = |value: &Value| {
-            value
-                .as_f64()
-                .filter(|number| *number > 0.0)
-                .ok_or_else(|| self.refuse(key, shown(value), "numbers above zero"))
-        };
-        list.iter().map(number).collect::<Result<_>>().map(Some)
-    }
-}
-
-/// Returns a value as JSON, truncated so that a hostile file cannot flood the terminal.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Config> {

@@ -5,6 +5,7 @@
 pub mod config;
 pub mod demo;
 mod generator;
+mod keys;
 pub mod layout;
 pub mod names;
 pub mod openelm;
