@@ -322,9 +322,7 @@ pub struct Start {
 impl Start {
     /// Returns the text of the document, with a line break at its end.
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).expect("names and numbers are valid JSON");
-        text.push('\n');
-        text
+        text(self)
     }
 }
 
@@ -369,8 +367,12 @@ impl Document {
 
     /// Returns the text of the document, with a line break at its end.
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).expect("names and numbers are valid JSON");
-        text.push('\n');
-        text
+        text(self)
     }
+}
+
+fn text(document: &impl Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(document).expect("names and numbers are valid JSON");
+    text.push('\n');
+    text
 }

@@ -10,6 +10,7 @@ pub mod check;
 pub mod compare;
 pub mod crossing;
 pub mod document;
+mod measurements;
 pub mod names;
 pub mod numbers;
 pub mod profile;
