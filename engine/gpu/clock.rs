@@ -5,12 +5,12 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// What takes the time, the coarsest first.
+/// The clocks, the coarsest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Clock {
     /// The host's clock around many repetitions of a dispatch.
     Wall,
-    /// GPU timestamps at the ends of passes: each dispatch is a pass of its own.
+    /// GPU timestamps at the ends of passes: each dispatch is a separate pass.
     PassTimestamps,
     /// GPU timestamps between the dispatches of one pass.
     Timestamps,
@@ -19,7 +19,7 @@ pub enum Clock {
 impl Clock {
     const ALL: [Self; 3] = [Self::Wall, Self::PassTimestamps, Self::Timestamps];
 
-    /// What a device is opened with for its best clock.
+    /// The features that a device is opened with for its best clock.
     pub(super) const FEATURES: wgpu::Features =
         wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
 

@@ -21,7 +21,7 @@ pub(super) struct PipelineKey {
     pub(super) planes: usize,
 }
 
-/// A pipeline, once it is compiled; locked while it is, so that whoever else wants it waits and others do not.
+/// A pipeline, once it is compiled; locked during compilation, so that only callers that need it wait.
 pub(super) type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
 
 /// The pipelines compiled so far.

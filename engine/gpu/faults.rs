@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a device's handlers heard, the first first.
+/// The first error that a device's handlers received.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Faults(Arc<Mutex<Fault>>);
 
@@ -13,7 +13,7 @@ struct Fault {
 }
 
 impl Faults {
-    /// Keeps what the handlers of a device of our own hear of.
+    /// Collects the errors of a device that samara opened.
     pub(super) fn watching(device: &wgpu::Device) -> Self {
         let faults = Self::default();
         let (raised, lost) = (faults.clone(), faults.clone());

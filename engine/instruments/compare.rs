@@ -44,7 +44,7 @@ impl fmt::Display for Threshold {
     }
 }
 
-/// What became of a measurement.
+/// The verdict on a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -139,7 +139,7 @@ pub fn compare(a: &Document, b: &Document, threshold: Threshold) -> Result<Compa
     Ok(Comparison { kind, threshold, warnings, rows })
 }
 
-/// Returns what of the environment and the model differs, but for the version of the program.
+/// Returns how environments and models differ, except for the version of the program.
 fn warnings(a: &Run, b: &Run) -> Vec<String> {
     let mut warnings = Vec::new();
     let (left, right) = (a.facts(), b.facts());

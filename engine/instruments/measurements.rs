@@ -26,7 +26,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// Tells whether more of it is faster.
+    /// Returns whether more of it is faster.
     pub fn more_is_faster(self) -> bool {
         self == Self::TokensPerSecond
     }
@@ -42,13 +42,13 @@ impl fmt::Display for Unit {
     }
 }
 
-/// A name and a unit: what is the same in two runs.
+/// A name and a unit, by which the rows of two runs are matched.
 pub(super) type MeasurementKey = (String, Unit);
 
 /// A document as a list of measurements.
 pub(super) struct Run<'a> {
     pub(super) kind: &'static str,
-    /// What the whole document is about, where that is not part of the names.
+    /// What the whole document is about, if that is not part of the names.
     pub(super) subject: Option<&'a Subject>,
     measurements: Vec<(&'a Environment, MeasurementKey, Samples)>,
 }
@@ -140,12 +140,12 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Returns the name of what several of may be in one document.
+/// Returns the name of an adapter at a backend and tier; a document may have several.
 fn place(environment: &Environment) -> String {
     format!("{} ({}, {})", environment.adapter, environment.backend, environment.tier)
 }
 
-/// Sums of samples by name, in the order in which the names came.
+/// Sums of samples by name, in the order in which the names first appeared.
 #[derive(Default)]
 struct Totals {
     sums: Vec<(String, Vec<f64>)>,

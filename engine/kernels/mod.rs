@@ -12,6 +12,7 @@
 mod cache;
 mod case;
 pub mod draw;
+mod fragment;
 mod heads;
 mod heads_case;
 mod math;
@@ -31,11 +32,12 @@ use std::sync::LazyLock;
 
 pub use cache::{KvCache, SPLIT_KEYS};
 pub use case::{Case, CaseBuilder, Fill};
+pub use fragment::Fragment;
+pub(crate) use fragment::fragment;
 pub use heads::QkvProjection;
 pub use memory::Memory;
 pub use product::{FEW_TOKENS, MOST_TOKENS};
-pub(crate) use source::fragment;
-pub use source::{Fragment, Shaders, Source};
+pub use source::{Shaders, Source};
 pub use tier::{MatrixShape, Tier};
 pub use tunable::{Choice, Tunable};
 pub(crate) use weight::{integers_fragment, weight_fragment};

@@ -1,32 +1,12 @@
-//! The text of a kernel: fragments, files that replace them, and the module that they are joined into.
+//! The text of a kernel: files that replace its fragments, and the module that they are joined into.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::{LIST, Tier};
+use super::{Fragment, LIST, Tier};
 use crate::error::{Error, Result};
-
-/// One piece of WGSL text; a kernel's module is its fragments joined with newlines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// Path below `shaders/`.
-    pub path: &'static str,
-    /// The text of the file.
-    pub text: &'static str,
-}
-
-/// Returns the [`Fragment`] of a file below `shaders/`.
-macro_rules! fragment {
-    ($path:literal) => {
-        $crate::kernels::Fragment {
-            path: $path,
-            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
-        }
-    };
-}
-pub(crate) use fragment;
 
 /// Shader files that replace built-in ones.
 ///
@@ -172,6 +152,7 @@ fn each_line(text: &str) -> impl Iterator<Item = (usize, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::fragment;
 
     fn source(texts: &[&str]) -> Source {
         let files = texts.iter().enumerate().map(|(i, text)| (format!("{i}.wgsl"), (*text).to_owned()));

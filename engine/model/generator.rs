@@ -1,7 +1,7 @@
 //! The counter-based generator of synthetic weights.
 //!
 //! Value `i` of a tensor depends on the tensor's name, the seed and `i` alone, so any rows of any
-//! tensor come out directly, in any order, on any machine.
+//! tensor can be generated directly, in any order, on any machine.
 //!
 //! ```text
 //! mix(z)  = z ^= z >> 30; z *= 0xbf58476d1ce4e5b9; z ^= z >> 27; z *= 0x94d049bb133111eb; z ^= z >> 31

@@ -54,7 +54,7 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// Reads a number or a list of numbers above zero; `None` where it is absent.
+    /// Reads a number or a list of numbers above zero; `None` if it is absent.
     pub(super) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
@@ -68,7 +68,7 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Returns a value as JSON, cut where a hostile file would flood the screen.
+/// Returns a value as JSON, truncated so that a hostile file cannot flood the terminal.
 pub(super) fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {

@@ -71,21 +71,9 @@ fn lower_rows_never_import_higher_ones() {
     }
 }
 
-/// Circles that are still to be opened: a folder and the files in it.
-const OPEN_CIRCLES: [(&str, &[&str]); 3] = [
-    ("kernels", &["source", "tier"]),
-    ("session", &["batch", "prompts"]),
-    ("session", &["generate", "scores", "step"]),
-];
-
 #[test]
 fn no_files_of_a_folder_import_each_other_in_a_circle() {
-    let mut circles = Tree::of_crate().circles();
-    circles.retain(|circle| {
-        !OPEN_CIRCLES
-            .iter()
-            .any(|(folder, names)| circle.folder == [*folder] && circle.names.iter().eq(*names))
-    });
+    let circles = Tree::of_crate().circles();
     let found: String = circles.iter().map(Circle::to_string).collect();
     assert!(circles.is_empty(), "{} circles of imports:\n{found}", circles.len());
 }
