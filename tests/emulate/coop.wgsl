@@ -1,7 +1,7 @@
 // lib/coop_16.wgsl and lib/coop_8.wgsl without matrix units, for adapters that have none: a factor is where its matrix
 // begins, and the sums lie spread over the invocations of a subgroup, as matrix units spread them. The same elements
 // of x_tile, w_tile and sums are read and written. Subgroups are LANES consecutive invocations, whatever the
-// adapter's are. tests/coop.rs gives both constants their values.
+// adapter's are. tests/kernels/coop.rs gives both constants their values.
 
 const SIDE = 16u; // of a matrix: 8 or 16
 const LANES = 64u; // at least a quarter of the elements of a matrix

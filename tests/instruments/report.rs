@@ -1,10 +1,8 @@
 //! `samara report`: a page that holds everything and asks for nothing.
 
-mod common;
-
 use std::process::{Command, Output};
 
-use common::documents::{self, Card};
+use crate::common::documents::{self, Card};
 use samara::instruments::document::{Bench, Document};
 use samara::instruments::report::report;
 use samara::instruments::samples::Samples;

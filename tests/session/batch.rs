@@ -1,10 +1,9 @@
 //! Sequences that decode together: each gets the tokens that it gets alone, whoever joins and leaves meanwhile.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::checkpoint::Tiny;
+use crate::common;
+use crate::common::checkpoint::Tiny;
 use samara::kernels::SPLIT_KEYS;
 use samara::model::Checkpoint;
 use samara::quant::Format;

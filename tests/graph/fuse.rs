@@ -1,5 +1,5 @@
 //! Each fusion rule fires where it should, for one token and for several, and nowhere else. That the fused
-//! graph computes the same is checked in tests/model.rs, on the CPU and on the device.
+//! graph computes the same is checked in tests/model/logits.rs, on the CPU and on the device.
 
 use std::collections::BTreeMap;
 

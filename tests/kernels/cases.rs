@@ -1,9 +1,8 @@
 //! Every case of every kernel on the GPU against its f64 reference, at each tier of the adapter, between
 //! guard zones. `samara kernel test` does the same from the command line.
 
-mod common;
-
-use common::outputs::{run_for, tune};
+use crate::common;
+use crate::common::outputs::{run_for, tune};
 use rayon::prelude::*;
 use samara::gpu::Gpu;
 use samara::instruments::check::{check, check_cases};

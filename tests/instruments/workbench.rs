@@ -1,10 +1,9 @@
 //! The workbench: nothing is timed before it is checked, and what is tuned changes speed alone.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
+use crate::common;
 use samara::gpu::{Gpu, Tuned, Tuning};
 use samara::instruments::check::{Prepared, check, nmse};
 use samara::instruments::document::Ceilings;

@@ -1,11 +1,9 @@
 //! Every kernel × format × tier validates and translates to SPIR-V, MSL and HLSL without a GPU, within
 //! WebGPU's default limits, and binds what its Rust half says it binds.
 
-mod common;
-
 use std::collections::{BTreeMap, HashSet};
 
-use common::variants::{Variant, variants};
+use crate::common::variants::{Variant, variants};
 use samara::kernels::{Access, Kernel, LIST, Shaders, Tier};
 use samara::quant::Format;
 use samara::tensor::Tensors;

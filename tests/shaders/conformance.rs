@@ -3,14 +3,12 @@
 //!
 //! `./check` installs them. A tool that is missing is said to be; with `REQUIRE_TOOLS=1` it is a failure.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::variants::{Variant, variants};
+use crate::common::variants::{Variant, variants};
 use serde_json::{Value, json};
 
 /// What drives DXC and Tint, and what `./check` fetches for it.

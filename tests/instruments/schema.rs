@@ -1,12 +1,11 @@
 //! The documents against their JSON schemas: those made by code, those that the program prints, and wrong
 //! ones, which have to be refused.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::documents::{self, Card};
-use common::program::run;
+use crate::common;
+use crate::common::documents::{self, Card};
+use crate::common::program::run;
 use jsonschema::Validator;
 use samara::graph::fuse::Rule;
 use samara::instruments::document::Document;

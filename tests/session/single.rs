@@ -1,8 +1,7 @@
 //! Sessions: rollback, sharing a model, a caller's own device, limits, and repeatable greedy decoding.
 
-mod common;
-
-use common::checkpoint::Tiny;
+use crate::common;
+use crate::common::checkpoint::Tiny;
 use safetensors::Dtype;
 use samara::gpu::{Gpu, GpuOptions, wgpu};
 use samara::model::{Checkpoint, names};

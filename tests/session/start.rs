@@ -1,14 +1,13 @@
 //! Start-up: pipelines compiled once, ahead and kept between runs; weights uploaded by many threads.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::{fs, thread};
 
-use common::checkpoint::Tiny;
-use common::program::{gpu, refused, samara, stdout};
+use crate::common;
+use crate::common::checkpoint::Tiny;
+use crate::common::program::{gpu, refused, samara, stdout};
 use half::bf16;
 use safetensors::Dtype;
 use samara::model::shape::Paths;

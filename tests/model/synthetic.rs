@@ -1,11 +1,9 @@
 //! Synthetic weights are the published bits, in memory and in files.
 
-mod common;
-
-use common::checkpoint::stored;
 use std::fs;
 use std::path::Path;
 
+use crate::common::checkpoint::stored;
 use half::bf16;
 use samara::model::synth::{prompt, write_checkpoint};
 use samara::model::{Checkpoint, Config, Size};
@@ -13,7 +11,7 @@ use samara::quant::Format;
 use samara::tensor::DType;
 use sha2::{Digest, Sha256};
 
-const HASHES: &str = include_str!("golden/synthetic/hashes.json");
+const HASHES: &str = include_str!("../golden/synthetic/hashes.json");
 
 /// Compares the bf16 bytes of the listed tensors with their published sums.
 fn check(model: &Checkpoint, key: &str) {
@@ -82,7 +80,8 @@ fn a_model_is_overwritten_only_on_request() {
 #[test]
 fn prompts_are_those_of_the_goldens() {
     assert_eq!(prompt(32000, 8), [1, 7225, 310, 26946, 14322, 11812, 8912, 23703]);
-    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/micro/golden.json")).unwrap();
+    let golden: serde_json::Value =
+        serde_json::from_str(include_str!("../golden/micro/golden.json")).unwrap();
     let ids: Vec<u32> = serde_json::from_value(golden["prompt_ids"].clone()).unwrap();
     assert_eq!(prompt(512, ids.len()), ids);
 }

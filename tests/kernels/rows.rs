@@ -1,10 +1,9 @@
 //! What is computed for one token does not depend on how many others are computed with it, nor on what they
 //! hold: bit for bit. Speculation and batches return the text of plain decoding because of that.
 
-mod common;
-
-use common::outputs::{run, tune};
-use common::products::{INTEGERS, ROWS, Value, any, nearly, product, seeded, whole};
+use crate::common;
+use crate::common::outputs::{run, tune};
+use crate::common::products::{INTEGERS, ROWS, Value, any, nearly, product, seeded, whole};
 use samara::gpu::Gpu;
 use samara::kernels::{Case, Fill, MOST_TOKENS, Tier};
 use samara::quant::Format;

@@ -1,8 +1,7 @@
 //! A row's bits are the same whatever other rows a step has: alone, among the next tokens of its sequence, or in
 //! a batch with other sequences. That is what makes speculation and batching return the text of plain decoding.
 
-mod common;
-
+use crate::common;
 use samara::gpu::{Bindings, BufferRange, Executor, Gpu, pack_values};
 use samara::kernels::attention_decode::AttentionDecode;
 use samara::kernels::attention_merge::AttentionMerge;

@@ -1,8 +1,7 @@
 //! Decoding on the device: what a token takes, as the plans of the published sizes say it, and that the text does
 //! not depend on how many tokens share a submission or on guesses.
 
-mod common;
-
+use crate::common;
 use samara::gpu::{Counters, Tuned, Tuning};
 use samara::graph::Graph;
 use samara::instruments::steps;

@@ -1,7 +1,6 @@
 //! The instruments against what is known: clocks, ceilings, costs and counts.
 
-mod common;
-
+use crate::common;
 use samara::gpu::{Bindings, BufferRange, Clock, Executor, Gpu, pack_values};
 use samara::instruments::ablate::{Workload, ablate};
 use samara::instruments::bench::{Repetitions, Test, bench};

@@ -1,8 +1,7 @@
 //! The kernel `sample` against the sampler on the CPU: the same tokens for the same logits, seeds and positions,
 //! and draws that follow the probabilities.
 
-mod common;
-
+use crate::common;
 use samara::gpu::{Bindings, BufferRange, Executor, Gpu};
 use samara::kernels::draw::{Options, last_seen};
 use samara::kernels::sample::{Binds, Sample, scratch_shape};

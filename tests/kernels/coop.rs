@@ -1,14 +1,13 @@
 //! The tiles on matrix units, on adapters that have none: a file of `tests/emulate` takes the place of the one fragment
 //! that names cooperative matrices, and all else runs as it is, for subgroups and matrices of any size. That the
-//! real fragments are valid is what tests/shaders.rs and tests/conformance.rs check; what a driver makes of them,
+//! real fragments are valid is what tests/shaders checks; what a driver makes of them,
 //! `samara kernel test --tier coop` tells on a card.
-
-mod common;
 
 use std::sync::{LazyLock, Mutex};
 
-use common::outputs::{errors, run};
-use common::products::TILES;
+use crate::common;
+use crate::common::outputs::{errors, run};
+use crate::common::products::TILES;
 use samara::gpu::Gpu;
 use samara::instruments::check::check;
 use samara::kernels::product::ProductCase;
@@ -63,10 +62,10 @@ fn emulation(path: &str, units: Units) -> &'static str {
         text.replace(from, &format!("{name} = {to}u;"))
     };
     let text = match path {
-        "lib/coop_attention.wgsl" => include_str!("emulate/coop_attention.wgsl").to_owned(),
+        "lib/coop_attention.wgsl" => include_str!("../emulate/coop_attention.wgsl").to_owned(),
         _ => {
             let side = if units.tier.coop == Some(MatrixShape::Eight) { 8 } else { 16 };
-            replaced(include_str!("emulate/coop.wgsl").to_owned(), "const SIDE = 16u;", side)
+            replaced(include_str!("../emulate/coop.wgsl").to_owned(), "const SIDE = 16u;", side)
         }
     };
     let text = replaced(text, "const LANES = 64u;", units.lanes);
@@ -170,7 +169,7 @@ fn tiles_on_matrix_units_match_their_references() {
 }
 
 #[test]
-#[ignore = "an hour on a software adapter: cargo test --release --test coop -- --ignored"]
+#[ignore = "an hour on a software adapter: cargo test --release --test kernels -- --ignored coop"]
 fn every_case_on_matrix_units_matches_its_reference() {
     if gpu().is_none() {
         return;
@@ -209,7 +208,7 @@ fn attention_on_matrix_units_matches_its_reference() {
 }
 
 #[test]
-#[ignore = "minutes on a software adapter: cargo test --release --test coop -- --ignored attention"]
+#[ignore = "minutes on a software adapter: cargo test --release --test kernels -- --ignored every_case_of_attention"]
 fn every_case_of_attention_on_matrix_units_matches_its_reference() {
     if gpu().is_none() {
         return;

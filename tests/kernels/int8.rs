@@ -1,9 +1,8 @@
 //! Tiles of products in integers of 8 bits: what they round, and that nothing else is lost.
 
-mod common;
-
-use common::outputs::{errors, run, tune};
-use common::products::{INTEGERS, TILES, Value, any, nearly, product, seeded, whole};
+use crate::common;
+use crate::common::outputs::{errors, run, tune};
+use crate::common::products::{INTEGERS, TILES, Value, any, nearly, product, seeded, whole};
 use samara::gpu::Gpu;
 use samara::kernels::{Case, Fill, Tier};
 use samara::quant::Format;

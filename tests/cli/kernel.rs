@@ -1,7 +1,5 @@
 //! `samara kernel` and `--shaders` as their users run them.
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -9,7 +7,7 @@ use std::process::{Child, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use common::program::{gpu, refused, run, samara, stdout};
+use crate::common::program::{gpu, refused, run, samara, stdout};
 use samara::instruments::document::Document;
 use samara::kernels::LIST;
 

@@ -1,11 +1,9 @@
 //! `samara compare`: what counts as faster and slower, and how it is told.
 
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::documents::{self, Card};
+use crate::common::documents::{self, Card};
 use samara::instruments::compare::{Comparison, Threshold, Unit, Verdict, compare};
 use samara::instruments::document::Document;
 use samara::instruments::samples::Samples;

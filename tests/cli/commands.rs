@@ -1,11 +1,9 @@
 //! The program as its users run it: arguments, exit codes, messages, files.
 
-mod common;
-
 use std::path::Path;
 use std::process::Stdio;
 
-use common::program::{gpu, refused, run, run_with_input, samara, stdout};
+use crate::common::program::{gpu, refused, run, run_with_input, samara, stdout};
 use samara::instruments::document::{BenchRow, Document};
 use serde_json::Value;
 

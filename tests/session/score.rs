@@ -1,12 +1,11 @@
 //! Scores: those of softmax over the logits of a session, the same bits whatever a sequence is packed with, and what
 //! `samara score` makes of them.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::program::{gpu, refused, run, stdout};
+use crate::common;
+use crate::common::program::{gpu, refused, run, stdout};
 use samara::kernels::SPLIT_KEYS;
 use samara::model::{Checkpoint, demo};
 use samara::quant::Format;

@@ -4,11 +4,10 @@
 //! demo model are not part of the repository: they are looked for in `../shared/fixtures`, and without them
 //! a test says that it is skipped.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::common;
 use samara::gpu::Gpu;
 use samara::graph::fuse::{Fusion, Rule};
 use samara::graph::reference;

@@ -1,11 +1,9 @@
 //! Model files, sound and unsound: what opens reads exactly, what does not is named in the error.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::checkpoint::{Tiny, bytes, stored, values};
+use crate::common::checkpoint::{Tiny, bytes, stored, values};
 use safetensors::Dtype;
 use samara::model::{Checkpoint, Config, Size, names};
 use samara::quant::Format;
