@@ -7,10 +7,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 
-use samara::model::{Checkpoint, demo};
+use samara::LoadOptions;
+use samara::model::demo;
 use samara::sampler::{Sampler, SamplerOptions};
 use samara::session::SequenceOptions;
-use samara::{LoadOptions, Model};
 
 /// Notes where allocations of a watched thread are made.
 struct Watching;
@@ -73,8 +73,7 @@ fn an_allocation_of_its_own_would_be_seen() {
 
 #[test]
 fn a_token_allocates_nothing_but_what_wgpu_records() {
-    let Some(gpu) = common::gpu() else { return };
-    let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, LoadOptions::default()).unwrap();
+    let Some(model) = common::demo(LoadOptions::default()) else { return };
     let random = SamplerOptions { temperature: 0.7, top_k: 40, ..SamplerOptions::default() };
     for sampler in [Sampler::greedy(), Sampler::new(random).unwrap()] {
         for per_submit in [1, 8] {
@@ -95,8 +94,7 @@ fn a_token_allocates_nothing_but_what_wgpu_records() {
 
 #[test]
 fn a_step_of_a_batch_allocates_nothing_but_what_wgpu_records() {
-    let Some(gpu) = common::gpu() else { return };
-    let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, LoadOptions::default()).unwrap();
+    let Some(model) = common::demo(LoadOptions::default()) else { return };
     let random = SamplerOptions { temperature: 0.7, repeat_penalty: 1.1, ..SamplerOptions::default() };
     let sampler = Sampler::new(random).unwrap();
     let mut batch = model.batch(3, Some(128)).unwrap();

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::checkpoint::Tiny;
-use common::program::{self, gpu, refused};
+use common::has_gpu;
+use common::program::{self, refused};
 use common::serving::{Served, model, tokenizer};
 use samara::model::demo;
 use samara::sampler::{Sampler, SamplerOptions};
@@ -44,7 +45,7 @@ fn alone(prompt: &str, max_tokens: usize, sampling: SamplerOptions) -> (String, 
 
 #[test]
 fn models_health_and_tokens_are_told() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(options());
@@ -66,7 +67,7 @@ fn models_health_and_tokens_are_told() {
 
 #[test]
 fn a_completion_is_what_a_session_generates() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(options());
@@ -103,7 +104,7 @@ fn a_completion_is_what_a_session_generates() {
 
 #[test]
 fn a_stream_is_the_same_answer_in_pieces() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(options());
@@ -128,7 +129,7 @@ fn a_stream_is_the_same_answer_in_pieces() {
 
 #[test]
 fn a_stop_string_ends_the_text_and_is_not_part_of_it() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(options());
@@ -154,7 +155,7 @@ fn a_stop_string_ends_the_text_and_is_not_part_of_it() {
 
 #[test]
 fn a_seed_decides_what_is_drawn() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(options());
@@ -192,6 +193,7 @@ fn scores(tokens: &[u32], top: usize) -> Vec<TokenScore> {
 fn tells(choice: &Value, from: usize, scores: &[TokenScore]) {
     let tokenizer = tokenizer();
     let logprobs = &choice["logprobs"];
+    assert!(!scores.is_empty());
     for (index, score) in (from..).zip(scores) {
         let token = String::from_utf8(tokenizer.bytes(score.token).unwrap()).unwrap();
         assert_eq!(logprobs["tokens"][index], token);
@@ -210,7 +212,7 @@ fn tells(choice: &Value, from: usize, scores: &[TokenScore]) {
 
 #[test]
 fn an_echo_tells_the_scores_of_the_prompt() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(options());
@@ -256,7 +258,7 @@ fn an_echo_tells_the_scores_of_the_prompt() {
 
 #[test]
 fn an_echo_leaves_out_special_tokens_wherever_they_come_from() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(options());
@@ -287,7 +289,7 @@ fn an_echo_leaves_out_special_tokens_wherever_they_come_from() {
 
 #[test]
 fn logprobs_are_those_of_the_logits() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(options());
@@ -315,7 +317,7 @@ fn logprobs_are_those_of_the_logits() {
 
 #[test]
 fn requests_at_once_get_what_each_gets_alone() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(Options { sequences: 5, ..options() });
@@ -381,7 +383,7 @@ fn a_request_that_breaks_takes_no_other_down() {
 
 #[test]
 fn what_cannot_be_answered_is_refused_by_name() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(Options { body_bytes: 4000, prompts: 3, max_tokens: Some(400), ..options() });
@@ -440,7 +442,7 @@ fn what_cannot_be_answered_is_refused_by_name() {
 
 #[test]
 fn a_full_queue_refuses_and_later_takes_again() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(Options { sequences: 1, queue: 2, ..options() });
@@ -464,7 +466,7 @@ fn a_full_queue_refuses_and_later_takes_again() {
 
 #[test]
 fn who_leaves_frees_the_slot() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(Options { sequences: 1, ..options() });
@@ -489,7 +491,7 @@ fn who_leaves_frees_the_slot() {
 
 #[test]
 fn a_text_that_no_context_holds_is_refused_before_it_is_read() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(Options { context: Some(8), ..options() });
@@ -508,7 +510,7 @@ fn a_text_that_no_context_holds_is_refused_before_it_is_read() {
 
 #[test]
 fn a_client_that_does_not_read_holds_up_nobody() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let write_timeout = Duration::from_millis(100);
@@ -550,7 +552,7 @@ fn a_client_that_does_not_read_holds_up_nobody() {
 
 #[test]
 fn a_client_that_does_not_finish_is_not_waited_for() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let short = Duration::from_millis(300);
@@ -576,7 +578,7 @@ fn a_client_that_does_not_finish_is_not_waited_for() {
 
 #[test]
 fn a_server_that_stops_finishes_what_it_began() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let mut served = Served::start(Options { sequences: 1, ..options() });
@@ -606,7 +608,7 @@ fn a_server_that_stops_finishes_what_it_began() {
 
 #[test]
 fn a_server_that_stops_waits_only_so_long() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let served = Served::start(Options { drain: Duration::from_millis(50), ..options() });
@@ -642,7 +644,7 @@ fn the_program_serves_until_it_is_told_to_stop() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     for signal in ["TERM", "INT"] {
@@ -668,7 +670,7 @@ fn a_program_that_is_told_twice_to_stop_does_so_at_once() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     for signal in ["TERM", "INT"] {

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::program::{gpu, samara};
+use common::has_gpu;
+use common::program::samara;
 use common::serving::Client;
 use serde_json::{Value, json};
 
@@ -178,7 +179,7 @@ fn one_client(client: &Client, number: usize, end: Instant, asked: &[(Value, Val
 
 #[test]
 fn many_clients_at_once_get_what_each_gets_alone() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let seconds = std::env::var("SAMARA_LOAD_SECONDS").map_or(10, |seconds| seconds.parse().unwrap());

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::common::program::{gpu, refused, run, run_with_input, samara, stdout};
-use samara::instruments::document::{BenchRow, Document};
+use crate::common::program::{errors, refused, run, run_with_input, samara, stdout};
+use crate::common::{golden, has_gpu};
+use samara::instruments::document::{AblationRow, BenchRow, Document};
 use serde_json::Value;
 
 fn write(directory: &Path, name: &str, contents: impl AsRef<[u8]>) -> String {
@@ -14,7 +15,7 @@ fn write(directory: &Path, name: &str, contents: impl AsRef<[u8]>) -> String {
 }
 
 fn llama2() -> String {
-    format!("{}/tests/golden/llama2-tokenizer/tokenizer.json", env!("CARGO_MANIFEST_DIR"))
+    golden("llama2-tokenizer/tokenizer.json").to_str().unwrap().to_owned()
 }
 
 #[test]
@@ -164,7 +165,7 @@ fn tokenize_takes_another_tokenizer_with_or_without_a_model() {
 #[test]
 fn devices_are_listed_or_their_absence_is_told() {
     let output = run(&["devices"]);
-    if gpu() {
+    if has_gpu() {
         assert!(stdout(&output).contains("backend"));
     } else {
         refused(&output, 1, &["adapter"]);
@@ -173,13 +174,13 @@ fn devices_are_listed_or_their_absence_is_told() {
 
 #[test]
 fn generate_tells_the_fable_and_stops_where_it_is_told() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let fable = "The Fox and the Grapes\n\nA Fox one day spied a beautiful bunch of ripe grapes";
     let output = run(&["generate", "The Fox and the Grapes", "-n", "32"]);
     assert!(stdout(&output).starts_with(fable), "{}", stdout(&output));
-    let statistics = String::from_utf8_lossy(&output.stderr).into_owned();
+    let statistics = errors(&output);
     for part in
         ["loaded in", "prefill 8 tokens", "first token after", "decode 32 tokens", "stopped: --tokens"]
     {
@@ -189,19 +190,19 @@ fn generate_tells_the_fable_and_stops_where_it_is_told() {
     let piped =
         run_with_input(&["generate", "-q", "-n", "32", "--stop", "bunch of"], b"The Fox and the Grapes");
     assert_eq!(stdout(&piped), "The Fox and the Grapes\n\nA Fox one day spied a beautiful \n");
-    assert!(piped.stderr.is_empty(), "{}", String::from_utf8_lossy(&piped.stderr));
+    assert!(piped.stderr.is_empty(), "{}", errors(&piped));
 
     let full = run(&["generate", "The Fox and the Grapes", "--ctx", "12", "--verbose-prompt"]);
-    let message = String::from_utf8_lossy(&full.stderr).into_owned();
+    let message = errors(&full);
     assert!(message.contains("the context is full") && message.contains("303 \"The\""), "{message}");
     let long = run(&["generate", "The Fox and the Grapes", "--ctx", "4"]);
-    let message = String::from_utf8_lossy(&long.stderr).into_owned();
+    let message = errors(&long);
     assert!(long.status.code() == Some(2) && message.contains("the prompt has 8 tokens"), "{message}");
 }
 
 #[test]
 fn guesses_leave_the_text_and_are_counted() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let common = ["generate", "The Fox and the Grapes", "-n", "48"];
@@ -213,7 +214,7 @@ fn guesses_leave_the_text_and_are_counted() {
     ] {
         let output = run(&[&common[..], flags].concat());
         assert_eq!(stdout(&output), plain, "{flags:?}");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let told = errors(&output);
         assert!(told.contains(counted), "{told}");
     }
     let strange = run(&[&common[..], &["-q", "--draft", "synthetic:micro"]].concat());
@@ -223,7 +224,7 @@ fn guesses_leave_the_text_and_are_counted() {
 
 #[test]
 fn a_seed_repeats_a_text_and_another_changes_it() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let tell = |seed| {
@@ -237,7 +238,7 @@ fn a_seed_repeats_a_text_and_another_changes_it() {
 
 #[test]
 fn a_reader_that_leaves_is_no_error() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let mut child = samara()
@@ -248,16 +249,12 @@ fn a_reader_that_leaves_is_no_error() {
         .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert!(
-        output.status.success() && output.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", errors(&output));
 }
 
 #[test]
 fn logits_writes_a_report_that_agrees_with_itself() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -294,7 +291,7 @@ fn a_machine_without_an_adapter_is_told_so() {
 
 #[test]
 fn contexts_and_tiers_out_of_range_are_refused() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     for ctx in ["0", "1048577", "18446744073709551615"] {
@@ -306,17 +303,17 @@ fn contexts_and_tiers_out_of_range_are_refused() {
     // Before or behind the subcommand the flag wins over the environment.
     for args in [["--tier", "plain", "generate", "x"], ["generate", "x", "--tier", "plain"]] {
         let plain = samara().args(args).args(["-q", "-n", "1"]).env("SAMARA_TIER", "bogus").output().unwrap();
-        assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));
+        assert!(plain.status.success(), "{}", errors(&plain));
     }
     let wrong = samara().args(["generate", "x", "--tier", "bogus"]).output().unwrap();
     assert_eq!(wrong.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("'bogus' for '--tier <NAME>': tier `bogus`"));
+    assert!(errors(&wrong).contains("'bogus' for '--tier <NAME>': tier `bogus`"));
     refused(&run(&["generate", "x", "-q", "--adapter", "nowhere"]), 2, &["--adapter nowhere"]);
 }
 
 #[test]
 fn bench_writes_every_form_of_the_same_rows() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let args = ["bench", "-q", "-m", "demo", "-p", "8", "-n", "4", "-pg", "8,2", "-r", "2", "-d", "0,16"];
@@ -342,14 +339,11 @@ fn bench_writes_every_form_of_the_same_rows() {
 
 #[test]
 fn profile_tells_kernels_and_layers_and_writes_a_trace() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
-    let trace = directory.path().join("trace.json");
     // More tokens than go row by row on any adapter.
-    let args = ["profile", "-p", "65", "-r", "1", "--trace", trace.to_str().unwrap()];
-    let output = run(&args);
+    let output = run(&["profile", "-p", "65", "-r", "1"]);
     let tables = stdout(&output);
     for part in [
         "| matvec_add ",
@@ -361,28 +355,31 @@ fn profile_tells_kernels_and_layers_and_writes_a_trace() {
     ] {
         assert!(tables.contains(part), "{part} is not in {tables}");
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = errors(&output);
     for part in ["clock ", "tier ", "commit ", "measured ceilings"] {
         assert!(said.contains(part), "{said}");
     }
-    let trace: Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
-    let events = trace["traceEvents"].as_array().unwrap();
-    let complete = events.iter().filter(|event| event["ph"] == "X").count();
-    // 8 layers: 6 a layer and 4 more of a prefill, 5 a layer and 3 more of a decode step.
-    assert_eq!(complete, 52 + 43);
 
-    let json =
-        stdout(&run(&["profile", "-q", "-p", "16", "-d", "5", "-r", "2", "--clock", "wall", "-o", "json"]));
+    let directory = tempfile::tempdir().unwrap();
+    let trace = directory.path().join("trace.json");
+    let args =
+        ["profile", "-q", "-p", "16", "-d", "5", "-r", "2", "--clock", "wall", "-o", "json", "--trace"];
+    let json = stdout(&run(&[&args[..], &[trace.to_str().unwrap()]].concat()));
     let Document::Profile(profile) = serde_json::from_str(&json).unwrap() else { panic!("a profile") };
     assert_eq!(profile.environment.clock, "wall");
     let steps: Vec<_> =
         profile.steps.iter().map(|step| (step.name.as_str(), step.tokens, step.position)).collect();
     assert_eq!(steps, [("prefill", 16, 5), ("decode", 1, 21)]);
+    let trace: Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let complete = events.iter().filter(|event| event["ph"] == "X").count();
+    assert!(profile.steps.iter().all(|step| !step.dispatches.is_empty()));
+    assert_eq!(complete, profile.steps.iter().map(|step| step.dispatches.len()).sum::<usize>());
 }
 
 #[test]
 fn ablate_compares_every_choice_of_rules() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let names = [
@@ -400,7 +397,7 @@ fn ablate_compares_every_choice_of_rules() {
     let args = ["ablate", "-q", "-p", "8", "-n", "4", "-r", "1"];
     let output = run(&args);
     let table = stdout(&output);
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", errors(&output));
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split('|').map(str::trim).collect()).collect();
     let rows: Vec<_> = rows.into_iter().filter(|row| row.len() == 10).collect();
     assert_eq!(
@@ -409,7 +406,7 @@ fn ablate_compares_every_choice_of_rules() {
         "{table}"
     );
     assert_eq!(rows[2..].iter().map(|row| row[1]).collect::<Vec<_>>(), names, "{table}");
-    assert_eq!((rows[2][3], rows[2][5], rows[2][6]), ("1.00", "1.00", "43/43"), "{table}");
+    assert_eq!((rows[2][3], rows[2][5]), ("1.00", "1.00"), "{table}");
     for part in ["tier ", "commit ", "demo bf16, KV cache f16", "prefill of 8 tokens, 4 decoded"] {
         assert!(table.contains(part), "{part} is not in {table}");
     }
@@ -421,4 +418,9 @@ fn ablate_compares_every_choice_of_rules() {
     assert_eq!((ablation.prompt, ablation.generated), (8, 4));
     assert_eq!(ablation.rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>(), names);
     assert!(ablation.rows.iter().all(|row| row.norms == 4 * 8 + 1 && row.decode_tok_s.values().len() == 2));
+    let dispatches = |row: &AblationRow| format!("{}/{}", row.decode_dispatches, row.prefill_dispatches);
+    assert!(
+        rows[2..].iter().map(|row| row[6].to_owned()).eq(ablation.rows.iter().map(dispatches)),
+        "{table}"
+    );
 }

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use crate::common::program::{gpu, refused, run, samara, stdout};
+use crate::common::program::{errors, refused, run, samara, stdout};
+use crate::common::{has_gpu, write_changed};
 use samara::instruments::document::Document;
 use samara::kernels::LIST;
 
@@ -25,11 +26,7 @@ impl Folder {
 
     /// Saves `add.wgsl` with another sum than `a + b`.
     fn add(&self, sum: &str) -> &Self {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/add.wgsl");
-        let text = fs::read_to_string(file).unwrap();
-        let built_in = "a[id.x] + b[id.x]";
-        assert!(text.contains(built_in));
-        fs::write(self.0.path().join("add.wgsl"), text.replace(built_in, sum)).unwrap();
+        write_changed(self.0.path(), "add.wgsl", "a[id.x] + b[id.x]", sum);
         self
     }
 }
@@ -37,10 +34,6 @@ impl Folder {
 const CORRECT: &str = "b[id.x] + a[id.x]";
 const WRONG: &str = "a[id.x] - b[id.x]";
 const BROKEN: &str = "a[id.x] + c[id.x]";
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 #[test]
 fn bad_arguments_are_refused_by_name_and_value() {
@@ -112,7 +105,7 @@ fn kernels_are_listed_and_shown_without_a_gpu() {
 
 #[test]
 fn a_failing_case_is_told_with_the_command_that_runs_it_again() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let output = run(&["kernel", "test", "add"]);
@@ -164,7 +157,7 @@ fn words(command: &str) -> Vec<String> {
 
 #[test]
 fn times_are_printed_as_tables_documents_and_values() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let bench = |args: &[&str]| run(&[&["kernel", "bench", "add", "--case", "T 1, D 1280"], args].concat());
@@ -201,7 +194,7 @@ fn times_are_printed_as_tables_documents_and_values() {
 
 #[test]
 fn versions_are_compared_pair_by_pair() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let folder = Folder::new();
@@ -276,7 +269,7 @@ impl Drop for Running {
 
 #[test]
 fn a_watched_folder_is_compared_again_at_every_save() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let folder = Folder::new();
@@ -300,7 +293,7 @@ fn a_watched_folder_is_compared_again_at_every_save() {
 
 #[test]
 fn shaders_are_replaced_for_every_command_wherever_the_flag_stands() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let folder = Folder::new();
@@ -387,7 +380,7 @@ mod tuned {
 
     #[test]
     fn a_file_of_tuned_values_changes_what_is_built_unless_it_is_off() {
-        if !gpu() {
+        if !has_gpu() {
             return;
         }
         let cache = Cache::new(128);
@@ -400,7 +393,7 @@ mod tuned {
 
     #[test]
     fn a_file_that_cannot_be_used_is_warned_of_once() {
-        if !gpu() {
+        if !has_gpu() {
             return;
         }
         for (from, to, why) in [
@@ -422,7 +415,7 @@ mod tuned {
 
     #[test]
     fn a_search_keeps_its_winners_in_the_cache_directory() {
-        if !gpu() {
+        if !has_gpu() {
             return;
         }
         let cache = Cache::new(128);

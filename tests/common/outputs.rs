@@ -13,22 +13,17 @@ pub fn tune(gpu: &mut Gpu, kernel: &dyn Kernel, choice: &Choice) {
     gpu.set_tuning(tuning);
 }
 
-/// The planes of each tensor of a case.
-struct Buffers(Vec<Vec<BufferRange>>);
+/// The planes of each tensor, by its number.
+pub struct Planes(pub Vec<Vec<BufferRange>>);
 
-impl Bindings for Buffers {
+impl Bindings for Planes {
     fn ranges(&self, tensor: TensorId) -> &[BufferRange] {
         &self.0[tensor.0 as usize]
     }
 }
 
-/// Runs a case and returns each row of its first output as bits.
-pub fn run(gpu: &Gpu, case: &Case) -> Vec<Vec<u8>> {
-    run_for(gpu, case, case.outputs()[0])
-}
-
-/// Runs a case and returns each row of one of its outputs as bits.
-pub fn run_for(gpu: &Gpu, case: &Case, out: TensorId) -> Vec<Vec<u8>> {
+/// Uploads the tensors of a case.
+pub fn upload(gpu: &Gpu, case: &Case) -> Planes {
     let memory = case.memory();
     let upload = |(id, desc)| {
         let planes = if case.access(id).is_some() { pack_values(desc, memory.read(id)) } else { Vec::new() };
@@ -39,9 +34,19 @@ pub fn run_for(gpu: &Gpu, case: &Case, out: TensorId) -> Vec<Vec<u8>> {
         };
         planes.iter().map(store).collect()
     };
-    let buffers = Buffers(case.tensors.iter().map(upload).collect());
-    Executor::new(gpu, [("case", &*case.kernel)].into_iter(), &buffers).unwrap().run(gpu);
-    let bytes = gpu.read(&buffers.ranges(out)[0]).unwrap();
+    Planes(case.tensors.iter().map(upload).collect())
+}
+
+/// Runs a case and returns each row of its first output as bits.
+pub fn run(gpu: &Gpu, case: &Case) -> Vec<Vec<u8>> {
+    run_for(gpu, case, case.outputs()[0])
+}
+
+/// Runs a case and returns each row of one of its outputs as bits.
+pub fn run_for(gpu: &Gpu, case: &Case, out: TensorId) -> Vec<Vec<u8>> {
+    let planes = upload(gpu, case);
+    Executor::new(gpu, [("case", &*case.kernel)].into_iter(), &planes).unwrap().run(gpu);
+    let bytes = gpu.read(&planes.ranges(out)[0]).unwrap();
     bytes.chunks(4 * case.tensors[out].shape.last()).map(<[u8]>::to_vec).collect()
 }
 
@@ -52,8 +57,11 @@ pub fn errors(gpu: &Gpu, case: &Case) -> Vec<f64> {
     let out = case.outputs()[0];
     let rows = run(gpu, case);
     let expected = memory.read(out).chunks(case.tensors[out].shape.last());
-    let values = |row: &Vec<u8>| {
-        row.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect::<Vec<f64>>()
-    };
-    rows.iter().map(values).zip(expected).map(|(found, expected)| nmse(&found, expected)).collect()
+    assert!(!rows.is_empty() && rows.len() == expected.len());
+    rows.iter().zip(expected).map(|(row, expected)| nmse(&floats(row), expected)).collect()
+}
+
+/// Returns f32 values from their bits.
+pub fn floats(bytes: &[u8]) -> Vec<f64> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect()
 }

@@ -33,13 +33,18 @@ pub fn run_with_input(args: &[&str], input: &[u8]) -> Output {
 
 /// Returns what a run that succeeded printed.
 pub fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", errors(output));
     String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Returns what a run told on standard error.
+pub fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Checks that a run failed with this exit code, told why on standard error, and printed no result.
 pub fn refused(output: &Output, code: i32, parts: &[&str]) {
-    let message = String::from_utf8_lossy(&output.stderr);
+    let message = errors(output);
     assert_eq!(output.status.code(), Some(code), "{message}");
     assert!(message.starts_with("error: "), "{message}");
     assert!(!message.contains("panicked"), "{message}");
@@ -47,14 +52,4 @@ pub fn refused(output: &Output, code: i32, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "`{part}` is not in: {message}");
     }
-}
-
-/// Tells whether there is a graphics adapter; without one a test is skipped, or fails if REQUIRE_GPU=1.
-pub fn gpu() -> bool {
-    let found = samara::gpu::adapters(None).is_ok();
-    assert!(found || std::env::var("REQUIRE_GPU").as_deref() != Ok("1"), "REQUIRE_GPU=1, but no GPU adapter");
-    if !found {
-        eprintln!("skipped: no GPU adapter");
-    }
-    found
 }

@@ -45,8 +45,12 @@ pub fn variants() -> Vec<Variant> {
         let cases = LIST.iter().flat_map(|entry| entry.cases());
         cases.filter(move |case| case.kernel.runs_on(tier)).map(move |case| Variant::new(case, tier))
     });
-    all.filter(|v| {
+    let distinct = all.filter(|v| {
         seen.insert((v.source.text.clone(), format!("{:?}", v.dispatch.overrides), v.tier.to_string()))
-    })
-    .collect()
+    });
+    let distinct: Vec<Variant> = distinct.collect();
+    for entry in LIST.iter() {
+        assert!(distinct.iter().any(|v| v.case.kernel.name() == entry.name), "{} is missing", entry.name);
+    }
+    distinct
 }

@@ -1,9 +1,10 @@
 //! `samara compare`: what counts as faster and slower, and how it is told.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use crate::common::documents::{self, Card};
+use crate::common::program;
 use samara::instruments::compare::{Comparison, Threshold, Unit, Verdict, compare};
 use samara::instruments::document::Document;
 use samara::instruments::samples::Samples;
@@ -173,7 +174,7 @@ fn write(directory: &Path, name: &str, document: &Document) -> String {
 }
 
 fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_samara")).arg("compare").args(args).output().unwrap()
+    program::run(&[&["compare"], args].concat())
 }
 
 fn texts(output: &Output) -> (String, String) {

@@ -1,8 +1,9 @@
 //! `samara report`: a page that holds everything and asks for nothing.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use crate::common::documents::{self, Card};
+use crate::common::program;
 use samara::instruments::document::{Bench, Document};
 use samara::instruments::report::report;
 use samara::instruments::samples::Samples;
@@ -54,7 +55,9 @@ fn the_page_refers_to_nothing_outside_itself() {
         assert!(!rest.contains(part), "the page holds `{part}`");
     }
     let ids = between(&page, " id=\"", "\"");
-    for anchor in between(&page, " href=\"", "\"") {
+    let anchors = between(&page, " href=\"", "\"");
+    assert!(!anchors.is_empty());
+    for anchor in anchors {
         assert!(ids.contains(&anchor.strip_prefix('#').unwrap()), "{anchor}");
     }
 }
@@ -203,7 +206,7 @@ fn numbers_that_make_no_sense_break_nothing() {
 }
 
 fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_samara")).arg("report").args(args).output().unwrap()
+    program::run(&[&["report"], args].concat())
 }
 
 #[test]
@@ -222,14 +225,14 @@ fn the_command_writes_the_page_or_nothing() {
         (&[&bench, "-o", &place("none/page.html")], 1, "none/page.html"),
     ] {
         let output = run(args);
-        let message = String::from_utf8(output.stderr).unwrap();
+        let message = program::errors(&output);
         assert_eq!(output.status.code(), Some(code), "{message}");
         assert!(message.starts_with("error: ") && message.contains(part), "{message}");
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
 
     let output = run(&[&bench, "-o", &page]);
-    let message = String::from_utf8(output.stderr).unwrap();
+    let message = program::errors(&output);
     assert!(output.status.success() && output.stdout.is_empty(), "{message}");
     assert!(message.starts_with(&format!("wrote `{page}`: 1 result, ")), "{message}");
     let page = std::fs::read_to_string(page).unwrap();

@@ -1,9 +1,6 @@
 //! The workbench: nothing is timed before it is checked, and what is tuned changes speed alone.
 
-use std::fs;
-use std::path::Path;
-
-use crate::common;
+use crate::common::{self, changed};
 use samara::gpu::{Gpu, Tuned, Tuning};
 use samara::instruments::check::{Prepared, check, nmse};
 use samara::instruments::document::Ceilings;
@@ -21,14 +18,6 @@ fn case(kernel: &str, label: &str) -> Case {
     let entry = Entry::named(kernel).unwrap();
     let found = entry.cases().into_iter().find(|case| case.label.contains(label));
     found.unwrap_or_else(|| panic!("{kernel} has no case {label}"))
-}
-
-/// Writes `add.wgsl` with a change into a folder and reads the folder.
-fn changed(folder: &Path, from: &str, to: &str) -> Shaders {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/add.wgsl")).unwrap();
-    assert!(text.contains(from));
-    fs::write(folder.join("add.wgsl"), text.replace(from, to)).unwrap();
-    Shaders::read(folder).unwrap()
 }
 
 const SUM: &str = "a[id.x] + b[id.x]";
@@ -54,13 +43,12 @@ fn a_row_follows_from_its_samples() {
 #[test]
 fn a_case_that_is_off_is_not_timed() {
     let Some(mut gpu) = common::gpu() else { return };
-    let folder = tempfile::tempdir().unwrap();
     let case = case("add", "decode, T 1, D 1280");
-    gpu.set_shaders(changed(folder.path(), SUM, "a[id.x] - b[id.x]"));
+    gpu.set_shaders(changed("add.wgsl", SUM, "a[id.x] - b[id.x]"));
     let mismatch = time(&gpu, &case, &CEILINGS, 5).unwrap().unwrap_err();
     assert!(mismatch.contains("`out`: NMSE"), "{mismatch}");
     // What is past the end of an input is NaN.
-    gpu.set_shaders(changed(folder.path(), SUM, "a[id.x] + b[id.x + 1u]"));
+    gpu.set_shaders(changed("add.wgsl", SUM, "a[id.x] + b[id.x + 1u]"));
     let prepared = Prepared::new(&case);
     assert!(Rotation::new(&gpu, &prepared).unwrap().timer(&gpu).unwrap().is_err());
     gpu.set_shaders(Shaders::default());
@@ -70,19 +58,18 @@ fn a_case_that_is_off_is_not_timed() {
 #[test]
 fn a_slower_version_is_found_slower_and_a_wrong_or_broken_one_is_told() {
     let Some(mut gpu) = common::gpu() else { return };
-    let folder = tempfile::tempdir().unwrap();
     let case = case("add", "decode, T 1, D 3072");
     let slow = "a[id.x] + b[id.x];
         var x = a[id.x];
         for (var i = 0u; i < 1000u; i++) { x = sin(x) + b[id.x]; }
         if x.x == 1e30 { out[id.x] = x; }";
-    let slow = changed(folder.path(), &format!("{SUM};"), slow);
+    let slow = changed("add.wgsl", &format!("{SUM};"), slow);
     let comparison = against(&mut gpu, &case, &slow, 5).unwrap().unwrap();
     assert!(comparison.differs() && comparison.ratios().median() > 1.5, "{comparison:?}");
-    let wrong = changed(folder.path(), SUM, "a[id.x] - b[id.x]");
+    let wrong = changed("add.wgsl", SUM, "a[id.x] - b[id.x]");
     let mismatch = against(&mut gpu, &case, &wrong, 5).unwrap().unwrap_err();
     assert!(mismatch.starts_with("the changed version is wrong: `out`"), "{mismatch}");
-    let broken = changed(folder.path(), SUM, "a[id.x] + c[id.x]");
+    let broken = changed("add.wgsl", SUM, "a[id.x] + c[id.x]");
     match against(&mut gpu, &case, &broken, 5) {
         Err(Error::Input(message)) => assert!(message.contains("add.wgsl:20:"), "{message}"),
         other => panic!("{other:?}"),

@@ -2,13 +2,14 @@
 //! a batch with other sequences. That is what makes speculation and batching return the text of plain decoding.
 
 use crate::common;
+use crate::common::outputs::{Planes, floats};
 use samara::gpu::{Bindings, BufferRange, Executor, Gpu, pack_values};
 use samara::kernels::attention_decode::AttentionDecode;
 use samara::kernels::attention_merge::AttentionMerge;
 use samara::kernels::qk_norm_rope::QkNormRope;
 use samara::kernels::qk_norm_rope_attention::QkNormRopeAttention;
 use samara::kernels::{Kernel, KvCache, QkvProjection, SPLIT_KEYS, rope};
-use samara::tensor::{DType, Shape, TensorId, Tensors};
+use samara::tensor::{DType, Shape, Tensors};
 
 const S: usize = 800;
 const H: usize = 4;
@@ -52,14 +53,6 @@ struct Cache {
     v: BufferRange,
 }
 
-struct Ranges(Vec<BufferRange>);
-
-impl Bindings for Ranges {
-    fn ranges(&self, tensor: TensorId) -> &[BufferRange] {
-        std::slice::from_ref(&self.0[tensor.0 as usize])
-    }
-}
-
 fn upload(gpu: &Gpu, shape: impl Into<Shape>, dtype: DType, values: &[f64]) -> BufferRange {
     let mut tensors = Tensors::default();
     let id = tensors.add("tensor", shape, dtype);
@@ -86,7 +79,7 @@ impl Cache {
         let Way { fused, dtype, head_dim, splits } = self.way;
         let (mut tensors, mut ranges) = (Tensors::default(), Vec::new());
         let mut tensor = |name: &str, shape: Shape, dtype, range: BufferRange| {
-            ranges.push(range);
+            ranges.push(vec![range]);
             tensors.add(name, shape, dtype)
         };
         let mut input = |name: &str, shape: Shape, dtype, values: &[f64]| {
@@ -135,7 +128,7 @@ impl Cache {
         if splits > 1 {
             kernels.push(Box::new(AttentionMerge::new(&tensors, mix, out)));
         }
-        let ranges = Ranges(ranges);
+        let ranges = Planes(ranges);
         let steps = kernels.iter().map(|kernel| ("step", &**kernel));
         Executor::new(gpu, steps, &ranges).unwrap().run(gpu);
         let bytes = gpu.read(&ranges.ranges(out)[0]).unwrap();
@@ -191,14 +184,11 @@ fn workgroups_that_share_the_keys_of_a_head_find_the_same() {
         for (position, splits) in [(0, 5), (300, 8), (766, 3), (767, 5), (799, 7)] {
             let row = Row { sequence: 4, position, slot: 0 };
             let step = |splits| Cache::new(gpu, Way { splits, ..way }, &[4], false).step(gpu, &[row]);
-            let wide = |bytes: &[Vec<u8>]| -> Vec<f64> {
-                bytemuck::pod_collect_to_vec::<u8, f32>(&bytes[0]).into_iter().map(f64::from).collect()
-            };
             if position + 1 < SPLIT_KEYS {
                 assert!(step(splits) == step(1), "{way:?}, splits {splits} at {position}");
                 continue;
             }
-            let error = common::nmse(&wide(&step(splits)), &wide(&step(1)));
+            let error = common::nmse(&floats(&step(splits)[0]), &floats(&step(1)[0]));
             assert!(error <= 1e-12, "{way:?}, splits {splits} at {position}: NMSE {error:e}");
         }
     });

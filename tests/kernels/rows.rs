@@ -2,7 +2,7 @@
 //! hold: bit for bit. Speculation and batches return the text of plain decoding because of that.
 
 use crate::common;
-use crate::common::outputs::{run, tune};
+use crate::common::outputs::{floats, run, tune};
 use crate::common::products::{INTEGERS, ROWS, Value, any, nearly, product, seeded, whole};
 use samara::gpu::Gpu;
 use samara::kernels::{Case, Fill, MOST_TOKENS, Tier};
@@ -52,9 +52,7 @@ fn a_row_is_the_same_alone_and_among_others() {
 fn error(gpu: &Gpu, case: &Case) -> f64 {
     let mut memory = case.memory();
     case.kernel.reference(&mut memory);
-    let bytes = run(gpu, case).concat();
-    let found: Vec<f64> = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect();
-    common::nmse(&found, memory.read(case.outputs()[0]))
+    common::nmse(&floats(&run(gpu, case).concat()), memory.read(case.outputs()[0]))
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! and draws that follow the probabilities.
 
 use crate::common;
-use samara::gpu::{Bindings, BufferRange, Executor, Gpu};
+use crate::common::outputs::Planes;
+use samara::gpu::{Bindings, Executor, Gpu};
 use samara::kernels::draw::{Options, last_seen};
 use samara::kernels::sample::{Binds, Sample, scratch_shape};
 use samara::kernels::threefry::random;
@@ -17,19 +18,11 @@ const DISPATCHES: usize = 320;
 /// No id of any vocabulary here.
 const NOWHERE: u32 = 1 << 20;
 
-struct Bound(Vec<Vec<BufferRange>>);
-
-impl Bindings for Bound {
-    fn ranges(&self, tensor: TensorId) -> &[BufferRange] {
-        &self.0[tensor.0 as usize]
-    }
-}
-
 /// The kernel with its tensors on the device.
 struct OnDevice<'a> {
     gpu: &'a Gpu,
     binds: Binds,
-    bound: Bound,
+    bound: Planes,
     executor: Executor,
 }
 
@@ -57,7 +50,7 @@ impl<'a> OnDevice<'a> {
         let range = |desc: &samara::tensor::TensorDesc| {
             vec![gpu.storage(&desc.name, 4 * desc.shape.elements() as u64).unwrap()]
         };
-        let bound = Bound(tensors.iter().map(|(_, desc)| range(desc)).collect());
+        let bound = Planes(tensors.iter().map(|(_, desc)| range(desc)).collect());
         let executor = Executor::new(gpu, [("sample", &kernel as _)].into_iter(), &bound).unwrap();
         let device = Self { gpu, binds, bound, executor };
         device.write(binds.logits, bytemuck::cast_slice(logits));

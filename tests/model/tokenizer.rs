@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use crate::common;
 use proptest::prelude::*;
 use samara::Error;
 use samara::tokenizer::Tokenizer;
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama2-tokenizer").join(name)
+    common::golden("llama2-tokenizer").join(name)
 }
 
 fn llama2() -> &'static Tokenizer {

@@ -19,8 +19,7 @@ use samara::{Error, Fusion, KvFormat, LoadOptions, Model, Result, Session};
 const TOKENS: usize = 80;
 
 fn demo() -> Option<Model> {
-    let gpu = common::gpu()?;
-    Some(Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, LoadOptions::default()).unwrap())
+    common::demo(LoadOptions::default())
 }
 
 fn session(model: &Model) -> Session {
@@ -235,10 +234,8 @@ fn a_token_reads_the_weights_and_the_live_cache_once_and_little_else() {
 
 #[test]
 fn shared_keys_change_no_text() {
-    let Some(gpu) = common::gpu() else { return };
-    let checkpoint = Checkpoint::synthetic(Size::Micro, 0);
     let options = LoadOptions { splits: Some(4), ..LoadOptions::default() };
-    let model = Model::from_checkpoint(&checkpoint, gpu, options).unwrap();
+    let Some(model) = common::load(&Checkpoint::synthetic(Size::Micro, 0), options) else { return };
     // The keys of a head are shared from the middle of the text on.
     let prompt: Vec<u32> = (0..SPLIT_KEYS - 12).map(|i| (i * 37 % 31999) as u32).collect();
     let mut session = model.session(Some(1024)).unwrap();
@@ -321,9 +318,8 @@ fn what_is_tuned_holds_for_guesses_and_batches_too() {
 
 #[test]
 fn guesses_need_no_large_chunk() {
-    let Some(gpu) = common::gpu() else { return };
     let options = LoadOptions { prefill_chunk: Some(1), ..LoadOptions::default() };
-    let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap();
+    let Some(model) = common::demo(options) else { return };
     let plain = by_hand(&model, 40);
     let mut session = session(&model);
     let drafter = Drafter::lookup(MAX_DRAFT).unwrap();

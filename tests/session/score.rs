@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common;
-use crate::common::program::{gpu, refused, run, stdout};
+use crate::common::program::{errors, refused, run, stdout};
+use crate::common::{demo, golden, has_gpu, load};
 use samara::kernels::SPLIT_KEYS;
-use samara::model::{Checkpoint, demo};
+use samara::model::Checkpoint;
+use samara::model::demo::TOKENIZER;
 use samara::quant::Format;
 use samara::session::{MAX_TOP, Scorer, Scoring, TokenScore};
 use samara::tokenizer::Tokenizer;
@@ -17,10 +18,6 @@ use serde_json::{Value, json};
 /// How far a log-probability may be off: logits of about 20 whose f32 sums are added in another order, which move keys and
 /// values of an f16 cache to its neighbouring numbers, differ by some 1e-5; it is the difference of two.
 const NEAR: f64 = 2e-4;
-
-fn demo(options: LoadOptions) -> Option<Model> {
-    Some(Model::from_checkpoint(&Checkpoint::demo().unwrap(), common::gpu()?, options).unwrap())
-}
 
 /// Tokens of their own for each number.
 fn tokens(number: usize, count: usize) -> Vec<u32> {
@@ -78,9 +75,8 @@ fn scores_are_log_probabilities_of_the_logits() {
     // Nothing but sums in another order lies between a session's steps and packed ones.
     let options = || LoadOptions { kv: KvFormat::F32, ..LoadOptions::default() };
     let Some(model) = demo(options()) else { return };
-    let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/micro");
-    let micro = Model::from_checkpoint(&Checkpoint::open(&micro).unwrap(), common::gpu().unwrap(), options());
-    for (model, context) in [(&model, 64), (&micro.unwrap(), 40)] {
+    let micro = load(&Checkpoint::open(&golden("micro")).unwrap(), options()).unwrap();
+    for (model, context) in [(&model, 64), (&micro, 40)] {
         let vocab = model.config().vocab_size;
         let mut session = model.session(Some(context)).unwrap();
         let mut requests: Vec<Scoring> =
@@ -171,7 +167,9 @@ fn scores_do_not_depend_on_fusion() {
     let score = |model: &Model| model.scorer(8, Some(320)).unwrap().score(&requests).unwrap().concat();
     let fused = score(&model);
     for other in [Fusion::none(), Fusion::none().with_naive_norms()] {
-        for (a, b) in fused.iter().zip(score(&model.with_fusion(other))) {
+        let others = score(&model.with_fusion(other));
+        assert_eq!(others.len(), fused.len());
+        for (a, b) in fused.iter().zip(others) {
             assert!(f64::from(a.logprob - b.logprob).abs() < NEAR, "{} for {}", b.logprob, a.logprob);
         }
     }
@@ -224,7 +222,7 @@ const TASKS: &str = r#"
 
 #[test]
 fn the_program_scores_what_a_session_says() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -232,7 +230,7 @@ fn the_program_scores_what_a_session_says() {
     assert_eq!(lines.len(), 5);
     let model = demo(LoadOptions::default()).unwrap();
     let mut session = model.session(None).unwrap();
-    let tokenizer = Tokenizer::from_bytes(demo::TOKENIZER, "demo").unwrap();
+    let tokenizer = Tokenizer::from_bytes(TOKENIZER, "demo").unwrap();
     let mut expect = |line: usize, index: usize, context: &str, whole: &str| {
         let [before, whole] = [context, whole].map(|text| tokenizer.encode(text, Some(1)).unwrap());
         session.rollback(0).unwrap();
@@ -282,7 +280,7 @@ fn the_program_scores_what_a_session_says() {
 
 #[test]
 fn tables_files_and_cut_texts() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -301,7 +299,7 @@ fn tables_files_and_cut_texts() {
     fs::write(&file, task(&ids(12)).to_string()).unwrap();
     let output = run(&["score", "--json", "--context", "4", "--tasks", &file]);
     let cut: Value = serde_json::from_str(stdout(&output).lines().next().unwrap()).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = errors(&output);
     assert!(said.contains("1 of 1 texts are longer than the context of 4"), "{said}");
     let whole = score(folder.path(), &task(&ids(12)[7..]).to_string(), &[]);
     assert_eq!(cut["continuations"], whole[0]["continuations"]);

@@ -13,8 +13,7 @@ use samara::{Error, Fusion, LoadOptions, Model};
 const PROMPT: [u32; 8] = [1, 328, 440, 298, 263, 1046, 366, 19];
 
 fn demo() -> Option<Model> {
-    let gpu = common::gpu()?;
-    Some(Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, LoadOptions::default()).unwrap())
+    common::demo(LoadOptions::default())
 }
 
 fn tokens(model: &Model, count: usize) -> Vec<u32> {
@@ -160,7 +159,7 @@ fn what_cannot_be_appended_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_missing_adapter_is_named() {
-    if common::gpu().is_none() {
+    if !common::has_gpu() {
         return;
     }
     let options = |adapter: &str| LoadOptions { adapter: Some(adapter.into()), ..LoadOptions::default() };
@@ -180,7 +179,7 @@ fn what_an_adapter_cannot_hold_is_refused_with_both_sizes() {
 
 #[test]
 fn decoding_leaves_nothing_new_on_the_device() {
-    if common::gpu().is_none() {
+    if !common::has_gpu() {
         return;
     }
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
@@ -211,7 +210,7 @@ fn decoding_leaves_nothing_new_on_the_device() {
 
 #[test]
 fn an_adapter_without_enough_memory_says_what_did_not_fit() {
-    if common::gpu().is_none() {
+    if !common::has_gpu() {
         return;
     }
     // The least memory with which the device itself opens; then it is filled up.
@@ -219,8 +218,7 @@ fn an_adapter_without_enough_memory_says_what_did_not_fit() {
     let gpu = (0..100).find_map(|percent| Some((percent, with(percent)?)));
     let (percent, gpu) = gpu.expect("the device opens with all of its memory");
     if percent == 0 {
-        eprintln!("skipped: the driver of `{}` does not tell its memory budget", gpu.summary().name);
-        return;
+        return common::skipped(common::lacking(gpu.summary(), "a memory budget that is told", false));
     }
 
     let bytes = 64 << 20;

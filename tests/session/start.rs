@@ -7,9 +7,11 @@ use std::{fs, thread};
 
 use crate::common;
 use crate::common::checkpoint::Tiny;
-use crate::common::program::{gpu, refused, samara, stdout};
+use crate::common::has_gpu;
+use crate::common::program::{errors, refused, samara, stdout};
 use half::bf16;
 use safetensors::Dtype;
+use samara::gpu::adapters;
 use samara::model::shape::Paths;
 use samara::model::{Checkpoint, synth};
 use samara::sampler::Sampler;
@@ -30,7 +32,7 @@ fn tokens(model: &Model) -> Vec<u32> {
 
 #[test]
 fn what_a_prompt_and_decoding_need_is_compiled_while_weights_load() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     for kv in [KvFormat::F16, KvFormat::Q8_0] {
@@ -46,7 +48,7 @@ fn what_a_prompt_and_decoding_need_is_compiled_while_weights_load() {
 
 #[test]
 fn threads_that_want_the_same_pipelines_compile_each_once() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let compiled = |threads: usize| {
@@ -69,10 +71,6 @@ fn cached(folder: &Path) -> Command {
     command
 }
 
-fn errors(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
 /// The files of compiled pipelines.
 fn kept(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder.join("samara/pipelines")) else { return vec![] };
@@ -85,14 +83,14 @@ fn one(folder: &Path, output: &Output) -> Option<PathBuf> {
     let files = kept(folder);
     assert!(files.len() <= 1, "{files:?}");
     if files.is_empty() {
-        eprintln!("skipped: the adapter hands out no compiled pipelines");
+        common::skipped(common::lacking(&adapters(None).unwrap()[0], "compiled pipelines to keep", false));
     }
     files.into_iter().next()
 }
 
 #[test]
 fn compiled_pipelines_are_kept_and_damaged_ones_compiled_anew() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -117,7 +115,7 @@ fn compiled_pipelines_are_kept_and_damaged_ones_compiled_anew() {
 
 #[test]
 fn compiled_pipelines_are_kept_only_where_they_may_be() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -138,7 +136,7 @@ fn compiled_pipelines_are_kept_only_where_they_may_be() {
 
 #[test]
 fn programs_that_start_at_the_same_time_do_each_other_no_harm() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -153,7 +151,7 @@ fn programs_that_start_at_the_same_time_do_each_other_no_harm() {
 
 #[test]
 fn progress_never_goes_back_and_ends_with_the_last_byte() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let heard = Arc::new(Mutex::new(Vec::new()));
@@ -188,7 +186,7 @@ fn of_several_damaged_tensors_the_first_is_told() {
 
 #[test]
 fn a_prompt_by_rows_and_in_tiles_has_the_same_logits() {
-    if !gpu() {
+    if !has_gpu() {
         return;
     }
     let model = demo(LoadOptions { kv: KvFormat::F32, ..LoadOptions::default() });

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::common;
 use crate::common::variants::{Variant, variants};
 use serde_json::{Value, json};
 
@@ -21,10 +22,10 @@ const CANNOT: i32 = 77;
 const ENVIRONMENTS: [((u8, u8), &str); 4] =
     [((1, 0), "vulkan1.0"), ((1, 3), "vulkan1.1"), ((1, 5), "vulkan1.2"), ((1, 6), "vulkan1.3")];
 
-/// Says what is not checked and why, past the harness, which keeps to itself what passing tests print.
+/// Says what is not checked and why; with `REQUIRE_TOOLS=1` that is a failure.
 fn skipped(why: &str) {
     assert!(std::env::var_os("REQUIRE_TOOLS").is_none_or(|value| value != "1"), "REQUIRE_TOOLS=1 but {why}");
-    std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes()).unwrap();
+    common::skipped(why);
 }
 
 /// Gives a command its input and returns its exit code and what it says; one that is not there cannot work.
