@@ -32,7 +32,11 @@ fn kernels(
     fusion: &Fusion,
     max_binding: u64,
 ) -> BTreeMap<&'static str, usize> {
-    let graph = graph(Size::M270, tokens, logits, fusion, max_binding);
+    count(&graph(Size::M270, tokens, logits, fusion, max_binding))
+}
+
+/// How often each kernel stands in a graph.
+fn count(graph: &Graph) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     graph.ops().iter().for_each(|op| *counts.entry(op.kernel.name()).or_default() += 1);
     counts
@@ -40,19 +44,24 @@ fn kernels(
 
 const WHOLE: u64 = 1 << 31;
 
+/// The published sizes and their layers.
+const SIZES: [(Size, usize); 4] = [(Size::M270, 16), (Size::M450, 20), (Size::B1_1, 28), (Size::B3, 36)];
+
 #[test]
-fn a_fused_token_of_the_270m_takes_five_dispatches_a_layer() {
-    let expected = BTreeMap::from([
-        ("embed", 1),
-        ("norm_matvec", 16 + 1),
-        ("qk_norm_rope_attention", 16),
-        ("matvec_add", 2 * 16),
-        ("norm_matvec_swiglu", 16),
-        ("argmax", 1),
-    ]);
-    let counts = kernels(1, Logits::Last, &Fusion::all(), WHOLE);
-    assert_eq!(counts, expected);
-    assert_eq!(counts.values().sum::<usize>(), 5 * 16 + 3);
+fn a_token_takes_five_dispatches_a_layer_and_three() {
+    for (size, layers) in SIZES {
+        let expected = BTreeMap::from([
+            ("embed", 1),
+            ("norm_matvec", layers + 1),
+            ("qk_norm_rope_attention", layers),
+            ("matvec_add", 2 * layers),
+            ("norm_matvec_swiglu", layers),
+            ("argmax", 1),
+        ]);
+        let graph = graph(size, 1, Logits::Last, &Fusion::all(), WHOLE);
+        assert_eq!(count(&graph), expected, "{size:?}");
+        assert_eq!(graph.ops().len(), 5 * layers + 3, "{size:?}");
+    }
 }
 
 #[test]
@@ -83,7 +92,7 @@ fn up_to_eight_tokens_take_the_products_of_one_and_more_take_tiles() {
 
 #[test]
 fn a_fused_chunk_takes_six_dispatches_a_layer_and_reads_each_weight_once() {
-    for (size, layers) in [(Size::M270, 16), (Size::M450, 20), (Size::B1_1, 28), (Size::B3, 36)] {
+    for (size, layers) in SIZES {
         for (tokens, logits) in
             [9, 64, 512].into_iter().flat_map(|t| [Logits::Last, Logits::All].map(|logits| (t, logits)))
         {
@@ -311,9 +320,8 @@ fn the_links_of_a_chain_are_labelled_in_their_order() {
 fn every_choice_of_rules_computes_four_norms_a_layer_and_one() {
     let choices = choices();
     assert_eq!(choices.len(), Rule::ALL.len() + 4);
-    for (size, layers, norms) in
-        [(Size::M270, 16, 65), (Size::M450, 20, 81), (Size::B1_1, 28, 113), (Size::B3, 36, 145)]
-    {
+    for (size, layers) in SIZES {
+        let norms = 4 * layers + 1;
         for (name, fusion) in &choices {
             for tokens in [1, 8, 9] {
                 let graph = graph(size, tokens, Logits::Last, fusion, WHOLE);

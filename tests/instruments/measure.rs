@@ -1,23 +1,23 @@
 //! The instruments against what is known: clocks, ceilings, costs and counts.
 
-use crate::common;
-use samara::gpu::{Bindings, BufferRange, Clock, Executor, Gpu, pack_values};
-use samara::instruments::ablate::{Workload, ablate};
+use crate::common::outputs::upload;
+use crate::common::{self, changed, set_clock};
+use samara::gpu::{Clock, Executor, Gpu};
+use samara::instruments::ablate::{Workload, ablate, choices};
 use samara::instruments::bench::{Repetitions, Test, bench};
 use samara::instruments::ceilings;
 use samara::instruments::document::{Ceilings, Environment, Subject};
 use samara::instruments::verify::verify;
-use samara::kernels::{Entry, MatrixShape, Shaders};
+use samara::kernels::{Entry, MatrixShape};
 use samara::model::{Checkpoint, Size, synth};
 use samara::quant::Format;
-use samara::tensor::TensorId;
 use samara::{Fusion, LoadOptions, Model};
 
 #[test]
 fn ceilings_are_measured_by_every_clock_that_the_adapter_has() {
     let Some(mut gpu) = common::gpu() else { return };
     for clock in [Clock::Timestamps, Clock::PassTimestamps, Clock::Wall] {
-        if gpu.set_clock(clock).is_err() {
+        if !set_clock(&mut gpu, clock) {
             continue;
         }
         let start = std::time::Instant::now();
@@ -38,20 +38,9 @@ fn the_demo_is_verified_in_every_format_and_a_wrong_shader_is_noticed() {
         verify(&Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap()).unwrap();
     }
     let mut gpu = gpu.at_tier(gpu.tier()).unwrap();
-    gpu.set_shaders(wrong_shader("product/add.wgsl", "+ sums[m];", "- sums[m];"));
+    gpu.set_shaders(changed("product/add.wgsl", "+ sums[m];", "- sums[m];"));
     let message = verify(&micro(gpu, Format::Bf16)).unwrap_err().to_string();
     assert!(message.contains("nothing is timed"), "{message}");
-}
-
-/// A built-in shader with one mistake.
-fn wrong_shader(name: &str, right: &str, wrong: &str) -> Shaders {
-    let text = std::fs::read_to_string(format!("{}/shaders/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    assert_eq!(text.matches(right).count(), 1);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join(name);
-    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(file, text.replace(right, wrong)).unwrap();
-    Shaders::read(folder.path()).unwrap()
 }
 
 fn micro(gpu: Gpu, format: Format) -> Model {
@@ -71,14 +60,13 @@ fn every_clock_times_every_dispatch_and_changes_nothing() {
     };
     for clock in [Clock::Timestamps, Clock::PassTimestamps, Clock::Wall] {
         let mut gpu = gpu.at_tier(gpu.tier()).unwrap();
-        if gpu.set_clock(clock).is_err() {
-            eprintln!("skipped: the adapter has no {clock}");
+        if !set_clock(&mut gpu, clock) {
             continue;
         }
-        let mut session = micro(gpu, Format::F32).session(Some(16)).unwrap();
+        let model = micro(gpu, Format::F32);
+        let mut session = model.session(Some(16)).unwrap();
         let profile = session.profile(&ids).unwrap();
-        // 6 a layer, one more in the last, which goes on with one row; embedding, head with its norm and argmax.
-        assert_eq!(profile.len(), 6 * 4 + 1 + 3, "{clock}");
+        assert_eq!(profile.len(), model.counts(9).dispatches, "{clock}");
         assert!(profile.iter().all(|(_, span)| span.nanoseconds() > 0.0), "{clock}: {profile:?}");
         assert!(profile.windows(2).all(|pair| pair[0].1.end <= pair[1].1.start), "{clock}");
         assert_eq!(session.position(), 9);
@@ -121,12 +109,15 @@ fn a_bench_counts_what_was_submitted_and_bounds_what_was_allocated() {
         let test = Test { prompt, generated, depth, batch: 1 };
         bench(&model, &environment, &subject, ceilings, test, repetitions, || ()).unwrap()
     };
+    let [token, prompt] = [1, 10].map(|tokens| model.counts(tokens).dispatches as f64);
     let tg = run(0, 6, 3);
-    assert_eq!((tg.test.as_str(), tg.dispatches_per_token, tg.submits_per_token), ("tg6 @ d3", 23.0, 1.0));
+    assert_eq!((tg.test.as_str(), tg.dispatches_per_token, tg.submits_per_token), ("tg6 @ d3", token, 1.0));
     let pp = run(10, 0, 0);
-    assert_eq!((pp.test.as_str(), pp.dispatches_per_token, pp.submits_per_token), ("pp10", 2.8, 0.1));
+    let each = (pp.dispatches_per_token, pp.submits_per_token);
+    assert_eq!((pp.test.as_str(), each), ("pp10", (prompt / 10.0, 0.1)));
     let both = run(10, 6, 0);
-    assert_eq!((both.test.as_str(), both.dispatches_per_token), ("pp10+tg6", (28.0 + 6.0 * 23.0) / 16.0));
+    let each = (prompt + 6.0 * token) / 16.0;
+    assert_eq!((both.test.as_str(), both.dispatches_per_token), ("pp10+tg6", each));
     for row in [tg, pp, both] {
         assert!(row.peak_bytes > model.inspect().weight_bytes && row.peak_bytes < 1 << 26, "{row:?}");
         assert!(row.first_token_ms.median() > 0.0 && row.tok_s.min() > 0.0, "{row:?}");
@@ -145,22 +136,25 @@ fn an_ablation_runs_every_choice_of_rules_and_counts_its_norms() {
     let ablation = ablate(&model, "synthetic:micro", "test", workload, || runs += 1).unwrap();
     assert_eq!((runs, workload.runs()), (3 * 10, 3 * 10));
     assert!(ablation.subject.rules_off.is_empty());
-    // 4 layers of 13 primitive operations; embedding, last norm, head and argmax.
-    let expected = [
-        ("all on", 23, 23, 0),
-        ("without matmul-swiglu", 27, 27, 0),
-        ("without norm-matvec", 32, 32, 9),
-        ("without matvec-add", 31, 31, 0),
-        ("without add-rms-norm", 23, 23, 0),
-        ("without qk-norm-rope-attention", 27, 27, 0),
-        ("without qk-norm-rope", 23, 23, 0),
-        ("all off", 56, 56, 13),
-        ("rms-norm naive", 133, 133, 6 * 17),
-        ("all off, rms-norm naive", 145, 145, 6 * 17),
+    let norm_dispatches = [
+        ("all on", 0),
+        ("without matmul-swiglu", 0),
+        ("without norm-matvec", 9),
+        ("without matvec-add", 0),
+        ("without add-rms-norm", 0),
+        ("without qk-norm-rope-attention", 0),
+        ("without qk-norm-rope", 0),
+        ("all off", 13),
+        ("rms-norm naive", 6 * 17),
+        ("all off, rms-norm naive", 6 * 17),
     ];
-    assert_eq!(ablation.rows.len(), expected.len());
-    for (row, (name, decode, prefill, norm_dispatches)) in ablation.rows.iter().zip(expected) {
+    assert_eq!((ablation.rows.len(), choices().len()), (norm_dispatches.len(), norm_dispatches.len()));
+    for ((row, (_, fusion)), (name, norm_dispatches)) in
+        ablation.rows.iter().zip(choices()).zip(norm_dispatches)
+    {
         assert_eq!((row.name.as_str(), row.norms), (name, 4 * 4 + 1));
+        let given = model.with_fusion(fusion);
+        let [decode, prefill] = [1, workload.prompt].map(|tokens| given.counts(tokens).dispatches);
         assert_eq!((row.decode_dispatches, row.prefill_dispatches), (decode, prefill), "{name}");
         assert_eq!(row.norm_dispatches, norm_dispatches, "{name}");
         for samples in [&row.decode_tok_s, &row.prefill_tok_s] {
@@ -177,7 +171,7 @@ fn an_ablation_refuses_choices_that_disagree_and_work_that_is_none() {
         ablate(model, "micro", "test", workload, || panic!("it was run")).unwrap_err().to_string()
     };
     let mut broken = gpu.at_tier(gpu.tier()).unwrap();
-    broken.set_shaders(wrong_shader("unary.wgsl", "inverseSqrt(v)", "1.01 * inverseSqrt(v)"));
+    broken.set_shaders(changed("unary.wgsl", "inverseSqrt(v)", "1.01 * inverseSqrt(v)"));
     let message = refusal(&micro(broken, Format::F32), [5, 3, 1]);
     for part in ["nothing is timed", "`rms-norm naive`", "`all on`", "NMSE"] {
         assert!(message.contains(part), "{message}");
@@ -190,36 +184,20 @@ fn an_ablation_refuses_choices_that_disagree_and_work_that_is_none() {
     assert!(refusal(&model, [usize::MAX, 3, 1]).contains("context"));
 }
 
-struct Buffers(Vec<Vec<BufferRange>>);
-
-impl Bindings for Buffers {
-    fn ranges(&self, tensor: TensorId) -> &[BufferRange] {
-        &self.0[tensor.0 as usize]
-    }
-}
-
 #[test]
 fn more_dispatches_than_a_query_set_holds_are_timed() {
     let Some(mut gpu) = common::gpu() else { return };
     let entry = Entry::named("unary").unwrap();
     let case = entry.cases().into_iter().min_by_key(|case| case.cost().bytes()).unwrap();
-    let inputs = case.memory();
-    let upload = |(id, desc)| {
-        let bytes = pack_values(desc, inputs.read(id)).concat();
-        let range = gpu.storage(&desc.name, bytes.len() as u64).unwrap();
-        gpu.write(&range, 0, &bytes);
-        vec![range]
-    };
-    let buffers = Buffers(case.tensors.iter().map(upload).collect());
+    let planes = upload(&gpu, &case);
     for clock in [Clock::PassTimestamps, Clock::Timestamps] {
-        if gpu.set_clock(clock).is_err() {
-            eprintln!("skipped: the adapter has no {clock}");
+        if !set_clock(&mut gpu, clock) {
             continue;
         }
         // A set holds 4096 timestamps.
         let count = 4100;
         let kernels = (0..count).map(|_| ("unary", &*case.kernel));
-        let spans = Executor::new(&gpu, kernels, &buffers).unwrap().spans(&gpu, || ()).unwrap();
+        let spans = Executor::new(&gpu, kernels, &planes).unwrap().spans(&gpu, || ()).unwrap();
         assert_eq!(spans.len(), count);
         assert!(spans.iter().all(|span| span.nanoseconds() >= 0.0 && span.nanoseconds() < 1e9), "{clock}");
         // A timestamp that nobody wrote would read as another time altogether.
