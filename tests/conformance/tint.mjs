@@ -21,7 +21,9 @@ if (!requiredFeatures.every((feature) => adapter?.features.has(feature))) {
 const device = await adapter.requestDevice({ requiredFeatures });
 
 const refusals = [];
-for (const { name, text, overrides } of JSON.parse(readFileSync(0))) {
+
+// Returns a module, or nothing where it is refused.
+async function compiled(name, text) {
   device.pushErrorScope("validation");
   const module = device.createShaderModule({ code: text });
   const { messages } = await module.getCompilationInfo();
@@ -29,7 +31,14 @@ for (const { name, text, overrides } of JSON.parse(readFileSync(0))) {
   for (const { type, lineNum, linePos, message } of messages) {
     refusals.push(`${name}:${lineNum}:${linePos}: ${type}: ${message}`);
   }
-  if (messages.length > 0) continue;
+  if (messages.length === 0) return module;
+}
+
+const modules = new Map(); // by text: many kernels differ by their overrides alone
+for (const { name, text, overrides } of JSON.parse(readFileSync(0))) {
+  if (!modules.has(text)) modules.set(text, await compiled(name, text));
+  const module = modules.get(text);
+  if (!module) continue;
   const compute = { module, entryPoint: "main", constants: overrides };
   await device.createComputePipelineAsync({ layout: "auto", compute }).catch((error) => {
     refusals.push(`${name}: ${error.message}`);
