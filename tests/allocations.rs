@@ -82,9 +82,10 @@ fn a_token_allocates_nothing_but_what_wgpu_records() {
             let tokens = session.generate(sampler.clone()).through_end().limit(64);
             let mut tokens = tokens.tokens_per_submit(per_submit).unwrap();
             assert_eq!(tokens.by_ref().take(24).filter(Result::is_ok).count(), 24);
-            let found = watch(|| tokens.by_ref().take(32).for_each(|id| assert!(id.is_ok())));
+            // Two submissions: each allocation costs a trace of the stack.
+            let found = watch(|| tokens.by_ref().take(16).for_each(|id| assert!(id.is_ok())));
             let own: Vec<&String> = found.iter().filter(|trace| !is_of_wgpu(trace)).collect();
-            let each = found.len() / 32;
+            let each = found.len() / 16;
             eprintln!("{each} allocations a token in wgpu, with {per_submit} tokens a submission");
             assert!(own.is_empty(), "{} of {} allocations, the first: {}", own.len(), found.len(), own[0]);
             assert!(!found.is_empty(), "wgpu records without allocating: the watch is blind");

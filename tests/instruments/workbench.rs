@@ -152,7 +152,8 @@ fn tuned_values_change_overrides_and_no_logits() {
     };
     let expected = logits(open());
     let mut random = 1u64;
-    for _ in 0..4 {
+    // That no tile changes a row is checked in tests/kernels; a software adapter compiles each for seconds.
+    for _ in 0..2 {
         let mut tuning = Tuning::default();
         for case in &cases {
             random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
