@@ -1,8 +1,7 @@
 //! OpenELM language models on any GPU: hand-written WGSL kernels driven by a graph executor.
 //!
 //! ```
-//! use samara::tokenizer::Tokenizer;
-//! use samara::{LoadOptions, Model, sampler::Sampler};
+//! use samara::{LoadOptions, Model, Sampler, Tokenizer};
 //!
 //! # fn main() -> samara::Result<()> {
 //! # if samara::gpu::adapters(None).is_err() {
@@ -63,9 +62,17 @@ pub mod tokenizer;
 pub mod translate;
 
 pub use error::{Error, Result};
-pub use gpu::Backend;
+pub use gpu::{Backend, Gpu, GpuOptions};
 pub use graph::fuse::Fusion;
-pub use session::{BatchSession, KvFormat, LoadOptions, Model, Scorer, Session};
+pub use kernels::Tier;
+pub use model::Checkpoint;
+pub use quant::Format;
+pub use sampler::{Sampler, SamplerOptions};
+pub use session::{
+    BatchSession, Decoded, Drafter, KvFormat, LoadOptions, Model, Scorer, Scoring, SequenceId,
+    SequenceOptions, Session, TokenScore, Tokens,
+};
+pub use tokenizer::Tokenizer;
 
 /// Compiles the examples of the README.
 #[cfg(doctest)]

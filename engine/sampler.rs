@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 
 use crate::error::{Error, Result};
 use crate::kernels::draw::{Options, divisor, penalized};
-use crate::kernels::threefry::random;
+use crate::kernels::random;
 
 /// How tokens are chosen; the default is greedy.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +55,18 @@ impl SamplerOptions {
 }
 
 /// Chooses tokens.
+///
+/// # Examples
+/// ```
+/// # fn main() -> samara::Result<()> {
+/// use samara::{Sampler, SamplerOptions};
+///
+/// let options = SamplerOptions { temperature: 0.8, top_p: 0.95, seed: 1, ..SamplerOptions::default() };
+/// let sampler = Sampler::new(options)?;
+/// assert!(!sampler.is_greedy() && Sampler::greedy().is_greedy());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
     options: SamplerOptions,

@@ -41,7 +41,7 @@ impl DType {
     ///
     /// # Panics
     /// For the quantized types of weights, which take several.
-    pub fn row_bytes(self, cols: usize) -> usize {
+    pub(crate) fn row_bytes(self, cols: usize) -> usize {
         match self {
             // Scales are f16, two to a word; an odd last block leaves half a word unused.
             Self::Q8_0Rows => cols + 4 * cols.div_ceil(64),

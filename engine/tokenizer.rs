@@ -13,6 +13,16 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 
 /// A tokenizer read from a `tokenizer.json`: byte-level BPE, or SentencePiece with byte fallback.
+///
+/// # Examples
+/// ```
+/// # fn main() -> samara::Result<()> {
+/// let tokenizer = samara::Tokenizer::from_bytes(samara::model::demo::TOKENIZER, "demo")?;
+/// let ids = tokenizer.encode("The Fox", None)?;
+/// assert_eq!(tokenizer.decode(&ids)?, "The Fox");
+/// # Ok(())
+/// # }
+/// ```
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pieces: Pieces,

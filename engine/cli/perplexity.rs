@@ -22,7 +22,7 @@ pub struct PerplexityArgs {
     #[command(flatten)]
     tokenizer: TokenizerArgs,
     #[command(flatten)]
-    source: Source,
+    source: TextSource,
     /// Tokens in a window, at least 2 [default: the model's whole context]
     #[arg(long, value_name = "N")]
     window: Option<usize>,
@@ -30,7 +30,7 @@ pub struct PerplexityArgs {
 
 #[derive(Args)]
 #[group(multiple = false)]
-struct Source {
+struct TextSource {
     /// Text to score; without it and without --ids, standard input is read
     #[arg(short, long, value_name = "TEXT")]
     file: Option<PathBuf>,

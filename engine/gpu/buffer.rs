@@ -109,7 +109,7 @@ impl Gpu {
 
 /// A buffer that the host can read, kept for many read-backs.
 #[derive(Debug)]
-pub struct Readback {
+pub(crate) struct Readback {
     whole: BufferRange,
 }
 
@@ -184,7 +184,7 @@ pub fn pack_values(desc: &TensorDesc, values: &[f64]) -> Vec<Vec<u8>> {
 }
 
 /// Converts the bytes of a tensor that kernels write to values.
-pub fn unpack_values(desc: &TensorDesc, bytes: &[u8]) -> Vec<f64> {
+pub(crate) fn unpack_values(desc: &TensorDesc, bytes: &[u8]) -> Vec<f64> {
     let words = || bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let halves = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     match desc.dtype {

@@ -197,7 +197,7 @@ impl Gpu {
     /// Caches what the driver compiles for a model's steps in a folder, and reuses what was compiled before
     /// ([`pipeline_folder`](super::pipeline_folder) is the user's). Without effect if the backend does not
     /// expose compiled pipelines.
-    pub fn keep_pipelines(&mut self, folder: &Path) {
+    pub(crate) fn keep_pipelines(&mut self, folder: &Path) {
         self.pipelines.kept = Kept::open(&self.device, &self.summary, folder);
     }
 

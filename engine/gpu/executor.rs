@@ -108,7 +108,7 @@ impl Executor {
 
     /// Submits every step `rounds` times, each round in a separate pass, then a copy of `ranges`, one after
     /// another, to `readback`; does not wait.
-    pub fn run_and_copy(
+    pub(crate) fn run_and_copy(
         &self,
         gpu: &Gpu,
         rounds: usize,

@@ -15,7 +15,8 @@ mod tuning;
 mod usage;
 
 pub use adapter::{AdapterSummary, Backend, adapters};
-pub use buffer::{BufferRange, Readback, pack_values, unpack_values};
+pub use buffer::{BufferRange, pack_values};
+pub(crate) use buffer::{Readback, unpack_values};
 pub use clock::Clock;
 pub use counters::Counters;
 pub use device::{Gpu, GpuOptions, Submission, asked_tier};

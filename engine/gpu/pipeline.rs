@@ -51,7 +51,7 @@ impl Gpu {
 
     /// Compiles the pipelines of kernels, each with the number of planes that its weights have, so that steps are
     /// built without waiting for them. Building a step reports what the driver rejects.
-    pub fn compile_ahead<'a>(&self, kernels: impl Iterator<Item = (&'a dyn Kernel, usize)>) {
+    pub(crate) fn compile_ahead<'a>(&self, kernels: impl Iterator<Item = (&'a dyn Kernel, usize)>) {
         let kernels: Vec<_> =
             kernels.map(|(kernel, planes)| (kernel, self.dispatch(kernel), planes)).collect();
         let calls = kernels.iter().map(|(kernel, dispatch, planes)| Call {

@@ -123,7 +123,7 @@ impl Graph {
     }
 
     /// Returns the tensors and the operations.
-    pub fn into_parts(self) -> (Tensors, Vec<Op>) {
+    pub(crate) fn into_parts(self) -> (Tensors, Vec<Op>) {
         (self.tensors, self.ops)
     }
 

@@ -16,7 +16,7 @@ use crate::tensor::TensorId;
 const GUARD: usize = 256;
 
 /// How an output differs from its reference.
-pub type Mismatch = String;
+pub(crate) type Mismatch = String;
 
 /// Runs a case once and compares every output with the reference; `None` if they match.
 ///

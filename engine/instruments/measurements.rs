@@ -27,7 +27,7 @@ pub enum Unit {
 
 impl Unit {
     /// Returns whether more of it is faster.
-    pub fn more_is_faster(self) -> bool {
+    pub(crate) fn more_is_faster(self) -> bool {
         self == Self::TokensPerSecond
     }
 }

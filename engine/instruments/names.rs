@@ -17,7 +17,7 @@ pub fn without(subject: &Subject) -> String {
 }
 
 /// Returns the facts of an environment, in words, with the same names in the same order for each.
-pub fn facts(environment: &Environment) -> [(&'static str, String); 11] {
+pub(crate) fn facts(environment: &Environment) -> [(&'static str, String); 11] {
     let Environment { software, device, replaced_shaders, tuned, .. } = environment;
     let device =
         if *software && device != "software" { format!("{device}, software") } else { device.clone() };

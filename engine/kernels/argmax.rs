@@ -11,7 +11,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Index of the largest logit of a row.
 #[derive(Clone, Debug)]
-pub struct Argmax {
+pub(crate) struct Argmax {
     /// Logits, `[R, V]` f32.
     pub logits: TensorId,
     choosing: Choosing,

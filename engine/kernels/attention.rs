@@ -20,7 +20,7 @@ const MATRIX_ROWS: usize = 16;
 
 /// Attention of `T` tokens over the KV cache.
 #[derive(Clone, Debug)]
-pub struct Attention {
+pub(crate) struct Attention {
     /// Queries: the first `H` heads of each row of `[T, stride]` f32.
     pub q: TensorId,
     /// The cache of one sequence, keys and values of this step included.

@@ -70,7 +70,7 @@ impl AttentionDecode {
     }
 
     /// Sets whether rows of a batch may see each other's keys.
-    pub fn with_packed(self, packed: bool) -> Self {
+    pub(crate) fn with_packed(self, packed: bool) -> Self {
         Self { packed, ..self }
     }
 }

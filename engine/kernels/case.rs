@@ -118,7 +118,7 @@ fn mix(seed: u64, counter: u64) -> u64 {
 
 /// Gathers the tensors of a [`Case`] and finishes it with its kernel.
 #[derive(Debug)]
-pub struct CaseBuilder {
+pub(crate) struct CaseBuilder {
     /// The tensors so far; a kernel's constructor checks its shapes against them.
     pub tensors: Tensors,
     label: String,

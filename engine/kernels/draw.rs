@@ -66,12 +66,12 @@ impl Options {
 }
 
 /// Limits a temperature or a penalty to 2^-120 to 2^120, well within what every device can divide by.
-pub fn divisor(value: f32) -> f32 {
+pub(crate) fn divisor(value: f32) -> f32 {
     value.clamp(2f32.powi(-120), 2f32.powi(120))
 }
 
 /// Returns a logit with the repeat penalty.
-pub fn penalized(value: f64, penalty: f64) -> f64 {
+pub(crate) fn penalized(value: f64, penalty: f64) -> f64 {
     if value > 0.0 {
         if penalty < 1.0 { (value / penalty).min(MOST) } else { value / penalty }
     } else if penalty > 1.0 {

@@ -23,7 +23,7 @@ impl Memory {
     }
 
     /// Returns a memory with the tensors that `held` accepts zero, and without values for the others.
-    pub fn holding(tensors: &Tensors, held: impl Fn(TensorId) -> bool) -> Self {
+    pub(crate) fn holding(tensors: &Tensors, held: impl Fn(TensorId) -> bool) -> Self {
         let zero =
             |(id, desc): (TensorId, &TensorDesc)| vec![0.0; if held(id) { desc.shape.elements() } else { 0 }];
         Self {
@@ -48,7 +48,7 @@ impl Memory {
     }
 
     /// Lets `compute` change one tensor while it reads the others, then rounds it to its element type.
-    pub fn update(&mut self, id: TensorId, compute: impl FnOnce(&mut Self, &mut [f64])) {
+    pub(crate) fn update(&mut self, id: TensorId, compute: impl FnOnce(&mut Self, &mut [f64])) {
         let index = id.0 as usize;
         let mut values = std::mem::take(&mut self.values[index]);
         compute(self, &mut values);

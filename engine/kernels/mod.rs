@@ -19,9 +19,9 @@ mod math;
 mod memory;
 mod position;
 mod source;
-pub mod threefry;
+mod threefry;
 mod tier;
-pub mod token;
+pub(crate) mod token;
 mod tunable;
 mod weight;
 mod window;
@@ -30,18 +30,27 @@ use std::any::Any;
 use std::fmt;
 use std::sync::LazyLock;
 
+pub use attention_decode::AttentionDecode;
+pub use attention_merge::AttentionMerge;
 pub use cache::{KvCache, SPLIT_KEYS};
-pub use case::{Case, CaseBuilder, Fill};
+pub(crate) use case::CaseBuilder;
+pub use case::{Case, Fill};
 pub use fragment::Fragment;
 pub(crate) use fragment::fragment;
 pub use heads::QkvProjection;
 pub use memory::Memory;
-pub use product::{FEW_TOKENS, MOST_TOKENS};
+pub use product::{FEW_TOKENS, MOST_TOKENS, NAMES as PRODUCTS, ProductCase};
+pub use qk_norm_rope::QkNormRope;
+pub use qk_norm_rope_attention::QkNormRopeAttention;
+pub use rope::table as rope_table;
+pub use sample::{Binds as SampleBinds, Sample, scratch_shape};
 pub use source::{Shaders, Source};
+pub use threefry::random;
 pub use tier::{MatrixShape, Tier};
+pub use token::TokenState;
 pub use tunable::{Choice, Tunable};
 pub(crate) use weight::{integers_fragment, weight_fragment};
-pub use window::Window;
+pub(crate) use window::Window;
 
 use crate::tensor::TensorId;
 
@@ -49,8 +58,8 @@ use crate::tensor::TensorId;
 /// has a table of its kernels' names, and cases for each.
 macro_rules! kernels {
     ($($name:ident)*; families: $($family:ident)*) => {
-        $(pub mod $name;)*
-        $(pub mod $family;)*
+        $(pub(crate) mod $name;)*
+        $(pub(crate) mod $family;)*
 
         /// Every kernel, in the order of its name.
         pub static LIST: LazyLock<Vec<Entry>> = LazyLock::new(|| {

@@ -130,7 +130,7 @@ impl Source {
     }
 
     /// Returns the index in `files`, and the bytes of that file, that a part of the module comes from.
-    pub fn locate(&self, range: Range<usize>) -> (usize, Range<usize>) {
+    pub(crate) fn locate(&self, range: Range<usize>) -> (usize, Range<usize>) {
         let at = |offset: usize| {
             let line = self.lines[self.lines.partition_point(|line| line.start <= offset).max(1) - 1];
             (line.file, (line.offset + offset - line.start).min(self.files[line.file].1.len()))

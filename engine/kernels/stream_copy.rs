@@ -15,7 +15,7 @@ const VECTORS: usize = 4;
 
 /// A copy of a tensor.
 #[derive(Clone, Debug)]
-pub struct StreamCopy {
+pub(crate) struct StreamCopy {
     /// Values, `[N]` f32.
     pub x: TensorId,
     /// Their copy, `[N]` f32.

@@ -92,13 +92,13 @@ impl Tier {
 
     /// Returns the reductions over a workgroup (`Invocation`, `reduce_add`, `reduce_max`): a barrier tree, or
     /// subgroup operations with two barriers. Its `main` calls the kernel's `run(group, at: Invocation)`.
-    pub fn reduce(self) -> Fragment {
+    pub(crate) fn reduce(self) -> Fragment {
         if self.subgroup { fragment!("lib/reduce_subgroup.wgsl") } else { fragment!("lib/reduce_tree.wgsl") }
     }
 
     /// Returns the sums of a few vectors over a workgroup (`Invocation`, `share`, `settle`, `total`). Its
     /// `main` calls the kernel's `run(at: Invocation)`.
-    pub fn reduce4(self) -> Fragment {
+    pub(crate) fn reduce4(self) -> Fragment {
         if self.subgroup {
             fragment!("lib/reduce4_subgroup.wgsl")
         } else {

@@ -8,7 +8,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 /// Neighbouring columns in neighbouring rows of an f32 tensor; value number `i`, row by row, is at
 /// `first + i / cols * stride + i % cols`.
 #[derive(Clone, Debug)]
-pub struct Window {
+pub(crate) struct Window {
     /// The tensor, `[T, stride]` f32.
     pub tensor: TensorId,
     /// Rows of the window.

@@ -23,12 +23,12 @@ pub const MAX_HEADS: u64 = 1024;
 /// Largest vocabulary that is accepted (OpenELM: 32000).
 pub const MAX_VOCAB: u64 = 1 << 20;
 /// Largest `max_context_length` that is accepted (OpenELM: 2048).
-pub const MAX_CONTEXT: u64 = 1 << 20;
+pub(crate) const MAX_CONTEXT: u64 = 1 << 20;
 /// Range of `rope_freq_constant` that is accepted (OpenELM: 10000).
-pub const ROPE_THETA: RangeInclusive<f64> = 1.0..=1e9;
+pub(crate) const ROPE_THETA: RangeInclusive<f64> = 1.0..=1e9;
 
 /// Rows of the embedding in CoreNet's and Apple's MLX files; those past [`PUBLISHED_VOCAB`] are padding.
-pub const PADDED_VOCAB: usize = 32128;
+pub(crate) const PADDED_VOCAB: usize = 32128;
 /// Vocabulary of the published models.
 pub const PUBLISHED_VOCAB: usize = 32000;
 

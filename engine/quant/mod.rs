@@ -11,7 +11,7 @@ mod f16;
 mod f32;
 mod q4_0;
 mod q8_0;
-pub mod q8_0_rows;
+pub(crate) mod q8_0_rows;
 
 use std::fmt;
 use std::str::FromStr;
@@ -87,7 +87,7 @@ impl Format {
     }
 
     /// Converts one row of values to words: `planes[p]` receives `row_words(cols)[p]` of them.
-    pub fn pack_row(self, values: &[f32], planes: &mut [&mut [u32]]) {
+    pub(crate) fn pack_row(self, values: &[f32], planes: &mut [&mut [u32]]) {
         match self {
             Self::F32 => f32::pack(values, planes[0]),
             Self::F16 => f16::pack(values, planes[0]),
@@ -98,7 +98,7 @@ impl Format {
     }
 
     /// Converts one row of words back to the values that the kernels see.
-    pub fn unpack_row(self, planes: &[&[u32]], values: &mut [f32]) {
+    pub(crate) fn unpack_row(self, planes: &[&[u32]], values: &mut [f32]) {
         match self {
             Self::F32 => f32::unpack(planes[0], values),
             Self::F16 => f16::unpack(planes[0], values),

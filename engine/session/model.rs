@@ -19,6 +19,28 @@ use crate::session::upload::{Uploader, Weights};
 use crate::tensor::{TensorDesc, TensorId};
 
 /// A model on a device. Cloning shares it.
+///
+/// # Examples
+/// ```no_run
+/// # fn main() -> samara::Result<()> {
+/// use samara::{Checkpoint, Format, Gpu, KvFormat, LoadOptions, Model};
+///
+/// // From a directory, quantized while it is loaded, on an adapter that is named.
+/// let options = LoadOptions {
+///     format: Some(Format::Q8_0),
+///     kv: KvFormat::Q8_0,
+///     adapter: Some("NVIDIA".into()),
+///     ..LoadOptions::default()
+/// };
+/// let model = Model::load("path/to/OpenELM-270M", options)?;
+///
+/// // On a device that is open already.
+/// let gpu = Gpu::open(None, None)?;
+/// let demo = Model::from_checkpoint(&Checkpoint::source("demo")?, gpu, LoadOptions::default())?;
+/// println!("{} and {} parameters", model.parameters(), demo.parameters());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Model(Arc<Loaded>);
 

@@ -25,9 +25,9 @@ const KEPT: usize = 16;
 /// # Examples
 /// ```no_run
 /// # fn main() -> samara::Result<()> {
-/// use samara::session::Scoring;
+/// use samara::{LoadOptions, Model, Scoring};
 ///
-/// let model = samara::Model::load("demo", samara::LoadOptions::default())?;
+/// let model = Model::load("demo", LoadOptions::default())?;
 /// let mut scorer = model.scorer(16, None)?;
 /// let scores = scorer.score(&[Scoring { tokens: vec![1, 51, 87, 40], from: 2, top: 0 }])?;
 /// let sum: f32 = scores[0].iter().map(|score| score.logprob).sum();

@@ -17,6 +17,25 @@ pub const MAX_DRAFT: usize = FEW_TOKENS - 1;
 const LONGEST_RUN: usize = 3;
 
 /// Where draft tokens come from.
+///
+/// # Examples
+/// ```no_run
+/// # fn main() -> samara::Result<()> {
+/// use samara::{Drafter, LoadOptions, Model, Sampler};
+///
+/// let model = Model::load("path/to/OpenELM-3B", LoadOptions::default())?;
+/// let small = model.load_beside("path/to/OpenELM-270M", LoadOptions::default())?;
+/// let mut session = model.session(None)?;
+/// session.prefill(&[1, 51, 87])?;
+/// let drafter = Drafter::model(small.session(None)?, 4)?;
+/// let mut tokens = session.generate(Sampler::greedy()).limit(64).speculate(drafter)?;
+/// for id in tokens.by_ref() {
+///     println!("{}", id?);
+/// }
+/// println!("{:?}", tokens.acceptance());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Drafter {
     tokens: usize,

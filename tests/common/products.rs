@@ -1,6 +1,6 @@
 //! Products on rows that follow from their numbers alone, so that a row can be compared alone and among others.
 
-use samara::kernels::product::ProductCase;
+use samara::kernels::ProductCase;
 use samara::kernels::{Case, Fill};
 use samara::quant::Format;
 

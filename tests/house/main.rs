@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use imports::{Circle, Import, Module, Tree};
-use samara::kernels::product::NAMES;
+use samara::kernels::PRODUCTS;
 use samara::kernels::{LIST, Shaders, Tier};
 
 fn root() -> &'static Path {
@@ -80,7 +80,7 @@ fn no_files_of_a_folder_import_each_other_in_a_circle() {
 
 /// The files of a kernel in a folder: one, or those of its family's folder.
 fn kernel_files(name: &str, folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
-    let own = Path::new(folder).join(if NAMES.contains(&name) { "product" } else { name });
+    let own = Path::new(folder).join(if PRODUCTS.contains(&name) { "product" } else { name });
     let file = own.with_extension(extension);
     let mut all = files(folder, extension);
     all.retain(|(path, _)| *path == file || path.starts_with(&own));

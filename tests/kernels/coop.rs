@@ -10,7 +10,7 @@ use crate::common::outputs::{errors, run};
 use crate::common::products::TILES;
 use samara::gpu::Gpu;
 use samara::instruments::check::check;
-use samara::kernels::product::ProductCase;
+use samara::kernels::ProductCase;
 use samara::kernels::{
     Case, Choice, Cost, Dispatch, Entry, Fill, Fragment, Kernel, MatrixShape, Memory, Operand, Tier, Tunable,
 };

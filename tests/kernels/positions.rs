@@ -4,11 +4,11 @@
 use crate::common;
 use crate::common::outputs::{Planes, floats};
 use samara::gpu::{Bindings, BufferRange, Executor, Gpu, pack_values};
-use samara::kernels::attention_decode::AttentionDecode;
-use samara::kernels::attention_merge::AttentionMerge;
-use samara::kernels::qk_norm_rope::QkNormRope;
-use samara::kernels::qk_norm_rope_attention::QkNormRopeAttention;
-use samara::kernels::{Kernel, KvCache, QkvProjection, SPLIT_KEYS, rope};
+use samara::kernels::AttentionDecode;
+use samara::kernels::AttentionMerge;
+use samara::kernels::QkNormRope;
+use samara::kernels::QkNormRopeAttention;
+use samara::kernels::{Kernel, KvCache, QkvProjection, SPLIT_KEYS, rope_table};
 use samara::tensor::{DType, Shape, Tensors};
 
 const S: usize = 800;
@@ -91,7 +91,7 @@ impl Cache {
         let qkv = input("qkv", [rows.len(), (H + 2 * HKV) * head_dim].into(), DType::F32, &packed);
         let q_weight = input("q_weight", [head_dim].into(), DType::F32, &values(head_dim, 3));
         let k_weight = input("k_weight", [head_dim].into(), DType::F32, &values(head_dim, 5));
-        let angles = rope::table(S, head_dim, 10000.0);
+        let angles = rope_table(S, head_dim, 10000.0);
         let table = input("table", [S, head_dim].into(), DType::F32, &angles);
         let positions: Vec<f64> =
             rows.iter().flat_map(|row| [row.position as f64, row.slot as f64]).collect();

@@ -5,9 +5,7 @@ use crate::common;
 use crate::common::outputs::Planes;
 use samara::gpu::{Bindings, Executor, Gpu};
 use samara::kernels::draw::{Options, last_seen};
-use samara::kernels::sample::{Binds, Sample, scratch_shape};
-use samara::kernels::threefry::random;
-use samara::kernels::token::TokenState;
+use samara::kernels::{Sample, SampleBinds, TokenState, random, scratch_shape};
 use samara::sampler::{Sampler, SamplerOptions};
 use samara::tensor::{DType, TensorId, Tensors};
 
@@ -21,7 +19,7 @@ const NOWHERE: u32 = 1 << 20;
 /// The kernel with its tensors on the device.
 struct OnDevice<'a> {
     gpu: &'a Gpu,
-    binds: Binds,
+    binds: SampleBinds,
     bound: Planes,
     executor: Executor,
 }
@@ -32,7 +30,7 @@ impl<'a> OnDevice<'a> {
         let vocabulary = logits.len() / rows;
         let mut tensors = Tensors::default();
         let counting = if context.is_some() { 1 } else { rows };
-        let binds = Binds {
+        let binds = SampleBinds {
             logits: tensors.add("logits", [rows, vocabulary], DType::F32),
             options: tensors.add("options", [Options::WORDS], DType::U32),
             last_seen: tensors.add("last_seen", [vocabulary], DType::U32),

@@ -15,7 +15,7 @@ use crate::common::products::{TILES, any, product, seeded};
 use rayon::prelude::*;
 use samara::gpu::{Gpu, Tuning};
 use samara::instruments::check::Prepared;
-use samara::kernels::product::ProductCase;
+use samara::kernels::ProductCase;
 use samara::kernels::{Case, Choice, Fill, Tier};
 use samara::model::Size;
 use samara::model::config::Config;

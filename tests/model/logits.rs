@@ -8,7 +8,7 @@ use crate::common::{self, demo, golden, load};
 use samara::gpu::Gpu;
 use samara::graph::fuse::{Fusion, Rule};
 use samara::graph::reference;
-use samara::kernels::{FEW_TOKENS, Memory, Tier, rope};
+use samara::kernels::{FEW_TOKENS, Memory, Tier, rope_table};
 use samara::model::layout::Layout;
 use samara::model::openelm;
 use samara::model::shape::{Logits, StepShape};
@@ -195,7 +195,7 @@ fn reference_logits(
     }
     memory.set(step.ids, prompt.iter().map(|&id| f64::from(id)).collect());
     memory
-        .set(step.rope, rope::table(64, checkpoint.config().head_dim, checkpoint.config().rope_theta.into()));
+        .set(step.rope, rope_table(64, checkpoint.config().head_dim, checkpoint.config().rope_theta.into()));
     reference::run(&step.graph, &mut memory);
     memory.read(step.logits.unwrap()).iter().map(|&v| v as f32).collect()
 }

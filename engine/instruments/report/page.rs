@@ -11,20 +11,20 @@ use crate::instruments::numbers::si;
 const OPEN: usize = 12;
 
 /// The whole page.
-pub struct Page<'a> {
+pub(crate) struct Page<'a> {
     pub places: &'a Places<'a>,
     pub sections: Vec<Section>,
 }
 
 /// Charts of one kind.
-pub struct Section {
+pub(crate) struct Section {
     pub title: &'static str,
     pub about: &'static str,
     pub figures: Vec<Figure>,
 }
 
 /// A chart with what a reader needs beside it.
-pub struct Figure {
+pub(crate) struct Figure {
     pub title: String,
     /// The caption of the chart, which is also its text for screen readers.
     pub caption: String,

@@ -5,7 +5,7 @@ use crate::instruments::names;
 use crate::session::KvFormat;
 
 /// An environment with what is known about it.
-pub struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// The environment.
     pub environment: &'a Environment,
     /// The adapter, and, if environments share it, the facts in which they differ.
@@ -17,7 +17,7 @@ pub struct Place<'a> {
 }
 
 /// Every environment of the documents, in the order in which they come.
-pub struct Places<'a>(Vec<Place<'a>>);
+pub(crate) struct Places<'a>(Vec<Place<'a>>);
 
 impl<'a> Places<'a> {
     /// Collects the environments.

@@ -71,7 +71,7 @@ fn figure(mut rows: Vec<&BenchRow>, places: &Places) -> Figure {
 const COLOURS: [usize; Format::ALL.len() + 1] = [3, 5, 2, 0, 1, 4];
 
 /// Returns the rank of a format among all.
-pub fn rank(format: &str) -> usize {
+pub(crate) fn rank(format: &str) -> usize {
     Format::ALL.iter().position(|other| other.to_string() == format).unwrap_or(Format::ALL.len())
 }
 

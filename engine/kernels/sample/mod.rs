@@ -16,7 +16,7 @@ use super::{Choice, Cost, Dispatch, Fragment, Kernel, Memory, Operand, Tier, Tun
 use crate::tensor::{DType, Shape, TensorId, Tensors};
 
 /// Largest vocabulary: sums of this many 16-bit halves fit a word.
-pub const MAX_VOCABULARY: usize = 1 << 16;
+pub(crate) const MAX_VOCABULARY: usize = 1 << 16;
 
 /// A token drawn by the logits of a row.
 #[derive(Clone, Debug)]

@@ -33,9 +33,9 @@ pub use sequence::{Decoded, SequenceId, SequenceOptions};
 /// # Examples
 /// ```no_run
 /// # fn main() -> samara::Result<()> {
-/// use samara::session::SequenceOptions;
+/// use samara::{LoadOptions, Model, SequenceOptions};
 ///
-/// let model = samara::Model::load("demo", samara::LoadOptions::default())?;
+/// let model = Model::load("demo", LoadOptions::default())?;
 /// let mut batch = model.batch(8, None)?;
 /// let fox = batch.join(&[1, 51, 87], SequenceOptions::default())?;
 /// batch.join(&[1, 40, 41], SequenceOptions::default())?;
