@@ -21,7 +21,8 @@ fn check_everywhere(gpus: &[Gpu], case: &Case) -> (usize, Vec<String>) {
         }
         seen.push(given);
         let why = prepared.check(gpu).unwrap_or_else(|error| Some(error.to_string()));
-        let name = format!("{} [{}] tier {}", case.kernel.name(), case.label, gpu.tier());
+        let name =
+            format!("{} [{}] tier {} seed {:#x}", case.kernel.name(), case.label, gpu.tier(), case.seed);
         failures.extend(why.map(|why| format!("{name}: {why}")));
     }
     (seen.len(), failures)
@@ -29,7 +30,11 @@ fn check_everywhere(gpus: &[Gpu], case: &Case) -> (usize, Vec<String>) {
 
 #[test]
 fn every_case_of_every_kernel_matches_its_reference() {
-    let (gpus, cases) = (common::gpus(), LIST.iter().flat_map(|entry| entry.cases()).collect::<Vec<Case>>());
+    let gpus = common::gpus();
+    if gpus.is_empty() {
+        return;
+    }
+    let cases: Vec<Case> = LIST.iter().flat_map(|entry| entry.cases()).collect();
     // Most of the time goes into compiling.
     let checked: Vec<_> = cases.par_iter().map(|case| check_everywhere(&gpus, case)).collect();
     let ran: usize = checked.iter().map(|(ran, _)| ran).sum();
@@ -37,7 +42,7 @@ fn every_case_of_every_kernel_matches_its_reference() {
     eprintln!("{ran} dispatches ran");
     assert!(failures.is_empty(), "{} of {ran} failed:\n{}", failures.len(), failures.join("\n"));
     let least = cases.iter().filter(|case| case.kernel.runs_on(Tier::PLAIN)).count();
-    assert!(gpus.is_empty() || ran >= least, "{ran} dispatches of {least} cases");
+    assert!(ran >= least, "{ran} dispatches of {least} cases");
 }
 
 #[test]
@@ -86,9 +91,11 @@ fn labels_are_unique_and_outputs_exist() {
 
 #[test]
 fn tunables_are_overrides_that_can_be_chosen_and_only_from_their_list() {
+    let mut tuned = 0;
     for case in LIST.iter().flat_map(|entry| entry.cases()) {
         let kernel = &*case.kernel;
         for tunable in kernel.tunables() {
+            tuned += 1;
             assert!(tunable.values.contains(&tunable.default), "{} [{}]", kernel.name(), case.label);
             let value_at = |tier, choice| {
                 let overrides = kernel.dispatch(tier, &choice).overrides;
@@ -118,4 +125,5 @@ fn tunables_are_overrides_that_can_be_chosen_and_only_from_their_list() {
             assert!(!kernel.shape().is_empty());
         }
     }
+    assert!(tuned > 0);
 }

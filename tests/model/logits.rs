@@ -299,6 +299,7 @@ fn every_tier_agrees() {
             (tier, two_logits(&Model::from_checkpoint(&checkpoint, gpu, options()).unwrap(), &prompt))
         });
         let logits: Vec<_> = logits.collect();
+        assert!(logits.len() > 1, "{format}");
         for (tier, found) in &logits {
             let error = nmse(found, &logits[0].1);
             assert!(error <= 1e-10, "{format}, tier {tier} against {}: NMSE {error:e}", logits[0].0);
@@ -317,6 +318,7 @@ fn rounds(tier: Tier, format: Format) -> bool {
 
 /// Compares logits at a tier that rounds with those of one that does not, behind `tokens` tokens.
 fn check_rounded(gpu: &Gpu, tokens: usize, least: f64, most: f64) {
+    assert!(Format::ALL.into_iter().any(|format| rounds(gpu.tier(), format)));
     for (checkpoint, format) in
         [micro(), Checkpoint::demo().unwrap()].iter().flat_map(|c| Format::ALL.map(|f| (c, f)))
     {
