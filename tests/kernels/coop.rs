@@ -1,6 +1,6 @@
 //! The tiles on matrix units, on adapters that have none: a file of `tests/emulate` takes the place of the one fragment
 //! that names cooperative matrices, and all else runs as it is, for subgroups and matrices of any size. That the
-//! real fragments are valid is what tests/shaders checks; what a driver makes of them,
+//! real fragments are valid is what translation.rs checks; what a driver makes of them,
 //! `samara kernel test --tier coop` tells on a card.
 
 use std::sync::{LazyLock, Mutex};

@@ -166,6 +166,7 @@ fn guesses_change_nothing_but_the_number_of_steps() {
             let found = stream.by_ref().collect::<Result<Vec<u32>>>().unwrap();
             assert_eq!(&found, expected, "{tokens} guesses");
             accepted += stream.acceptance().accepted;
+            drop(stream);
             assert_eq!(session.position(), demo::KNOWN_PROMPT.len() + TOKENS - 1);
         }
     }
