@@ -4,8 +4,8 @@
 //! A software adapter multiplies no whole layer in time, and is slow to compile. So each kernel that stands in a fused
 //! step and each `K` of the four sizes is checked with the last rows of its weight, a whole tile of 64 and what the last
 //! one holds, in every format; [`TOKENS`] past 64 are left out but of each fourth `K` of a kernel and of its largest.
-//! `cargo test --release --test kernels -- --ignored tiles` thins out nothing, takes whole weights and the kernels that no rule
-//! fuses too: on a GPU. Those are left to their own cases here.
+//! `cargo test --release --test kernels -- --ignored tiles` thins out nothing, takes whole weights and the kernels that
+//! no rule fuses too: on a GPU. Those are left to their own cases here.
 
 use std::collections::BTreeSet;
 
