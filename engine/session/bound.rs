@@ -8,11 +8,11 @@ use crate::model::openelm::StepGraph;
 use crate::session::model::Loaded;
 use crate::tensor::{TensorDesc, TensorId};
 
-/// The planes of each tensor of a step's graph, by its number.
+/// The planes of each tensor of a step's graph, indexed by tensor id.
 pub(super) struct Bound(Vec<Vec<BufferRange>>);
 
 impl Bound {
-    /// Allocates the activations of a step and binds them and the model's weights. State is still to be
+    /// Allocates a step's activations and binds them and the model's weights. The caller binds the state with
     /// [`set`](Self::set).
     pub(super) fn new(model: &Loaded, step: &StepGraph) -> Result<Self> {
         let mut bound = Self::activations(model, &step.graph)?;
@@ -23,7 +23,7 @@ impl Bound {
         Ok(bound)
     }
 
-    /// Allocates the slots of a graph's plan and gives every activation its part of one.
+    /// Allocates the slots of a graph's plan and assigns each activation a range of its slot.
     fn activations(model: &Loaded, graph: &Graph) -> Result<Self> {
         let plan = plan::plan(graph);
         let slot = |(index, &bytes): (usize, &u64)| model.gpu.storage(&format!("activation.{index}"), bytes);
@@ -35,8 +35,8 @@ impl Bound {
         Ok(Self(graph.tensors().iter().map(range).collect()))
     }
 
-    /// Binds a tensor to the start of a range. A range that is too short is that of a tensor which no operation of the
-    /// step binds.
+    /// Binds a tensor to the start of a range. A range that is too small is skipped: then no operation of the step
+    /// binds the tensor.
     pub(super) fn set(&mut self, step: &StepGraph, tensor: TensorId, range: &BufferRange) {
         let bytes = plan::bytes(&step.graph.tensors()[tensor]);
         if bytes <= range.bytes() {

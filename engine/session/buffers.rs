@@ -13,7 +13,7 @@ use crate::session::bound::Bound;
 use crate::session::logprobs::ScoreBuffers;
 use crate::session::model::Loaded;
 
-/// What buffers have to hold.
+/// The sizes that determine the buffers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     /// Capacity of a sequence's KV cache in tokens, `S`.
@@ -24,7 +24,7 @@ pub(super) struct Sizes {
     pub(super) slots: Option<usize>,
 }
 
-/// What outlives a step. What only some steps need is allocated by [`allocate`](Self::allocate).
+/// The buffers that outlive a step. [`allocate`](Self::allocate) adds those that only some steps need.
 #[derive(Debug)]
 pub(super) struct StepBuffers {
     sizes: Sizes,
@@ -34,31 +34,31 @@ pub(super) struct StepBuffers {
     pub(super) rope: BufferRange,
     /// Token of each row, `[T]`.
     pub(super) ids: BufferRange,
-    /// Position of the first row, `[1]`; with slots position and slot of each row, `[T, 2]`.
+    /// Position of the first row, `[1]`; with slots the position and slot of each row, `[T, 2]`.
     pub(super) position: BufferRange,
-    /// Of one sequence: the id at each position, and after them the one that was chosen last, `[S + 1]`.
+    /// One sequence only: the id at each position, then the id chosen last, `[S + 1]`.
     pub(super) history: Option<BufferRange>,
-    /// Of one sequence: the logits of its last row, `[V]`.
+    /// One sequence only: the logits of its last row, `[V]`.
     pub(super) last_logits: Option<BufferRange>,
     /// The logits of every row, `[T, V]`.
     logits: Option<BufferRange>,
-    /// What every row chooses, `[T]`.
+    /// The token chosen for each row, `[T]`.
     pub(super) drawn: Option<BufferRange>,
     pub(super) drawing: Option<Drawing>,
     pub(super) scores: Option<ScoreBuffers>,
 }
 
-/// What is needed to draw tokens.
+/// The buffers needed to draw tokens.
 #[derive(Debug)]
 pub(super) struct Drawing {
-    /// Options of the sequence, `[16]`; with slots those of each row, `[T, 16]`.
+    /// Sampling options of the sequence, `[16]`; with slots those of each row, `[T, 16]`.
     pub(super) options: BufferRange,
     /// 1 + the newest position of each id, `[V]`; with slots `[slots, V]`.
     pub(super) last_seen: BufferRange,
 }
 
 impl StepBuffers {
-    /// Allocates what every step needs. `rope` is the table of [`rope_table`] for the same context.
+    /// Allocates the buffers that every step needs. `rope` is the table of [`rope_table`] for the same context.
     pub(super) fn new(model: &Loaded, sizes: Sizes, rope: BufferRange) -> Result<Self> {
         let Sizes { context, rows, slots } = sizes;
         let storage = |name: &str, words: usize| model.gpu.storage(name, words as u64 * 4);
@@ -82,7 +82,7 @@ impl StepBuffers {
         self.sizes
     }
 
-    /// Allocates what a step of a shape needs besides, unless it is there.
+    /// Allocates what a step of this shape needs in addition, if missing.
     pub(super) fn allocate(&mut self, model: &Loaded, shape: &StepShape) -> Result<()> {
         let (rows, vocabulary) = (self.sizes.rows, model.config.vocab_size);
         let every_row = matches!(shape.logits, Logits::Rows(_) | Logits::All);
@@ -101,7 +101,7 @@ impl StepBuffers {
         Ok(())
     }
 
-    /// Allocates what is needed to draw tokens, unless it is there.
+    /// Allocates the buffers needed to draw tokens, if missing.
     pub(super) fn allocate_drawing(&mut self, model: &Loaded) -> Result<()> {
         if self.drawing.is_none() {
             let Sizes { rows, slots, .. } = self.sizes;
@@ -115,7 +115,7 @@ impl StepBuffers {
         Ok(())
     }
 
-    /// Allocates what is needed to score tokens, unless it is there.
+    /// Allocates the buffers needed to score tokens, if missing.
     pub(super) fn allocate_scores(&mut self, model: &Loaded) -> Result<()> {
         if self.scores.is_none() {
             self.scores = Some(ScoreBuffers::new(&model.gpu, self.sizes.rows)?);
@@ -123,7 +123,7 @@ impl StepBuffers {
         Ok(())
     }
 
-    /// Allocates the activations of a step and binds all that it works on.
+    /// Allocates a step's activations and binds everything that it reads or writes.
     pub(super) fn bind(&self, model: &Loaded, step: &StepGraph, logits: Logits) -> Result<Bound> {
         let mut bound = Bound::new(model, step)?;
         let state = [
@@ -151,7 +151,7 @@ impl StepBuffers {
     }
 }
 
-/// Refuses a context that no sequence has.
+/// Rejects a context outside 1 to [`MAX_CONTEXT`].
 pub(super) fn check_context(context: usize) -> Result<()> {
     if context == 0 || context as u64 > MAX_CONTEXT {
         return Err(Error::Input(format!("a context of {context} tokens is not within 1 to {MAX_CONTEXT}")));
@@ -159,7 +159,7 @@ pub(super) fn check_context(context: usize) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to draw from a vocabulary that is too large.
+/// Rejects a vocabulary too large to be drawn from on the device.
 pub(super) fn check_vocabulary(model: &Loaded) -> Result<()> {
     let vocab = model.config.vocab_size;
     if vocab > MAX_VOCABULARY {
@@ -170,7 +170,7 @@ pub(super) fn check_vocabulary(model: &Loaded) -> Result<()> {
     Ok(())
 }
 
-/// Makes the RoPE table of a context, `[S, Dh]`.
+/// Computes the RoPE table of a context, `[S, Dh]`.
 pub(super) fn rope_table(model: &Loaded, context: usize) -> Result<BufferRange> {
     let (gpu, config) = (&model.gpu, &model.config);
     let table = rope::table(context, config.head_dim, f64::from(config.rope_theta));

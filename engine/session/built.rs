@@ -1,4 +1,4 @@
-//! The steps that were built, by their shapes.
+//! Built steps, cached by shape.
 
 use std::collections::HashMap;
 
@@ -13,8 +13,8 @@ use crate::session::model::Loaded;
 #[derive(Debug)]
 pub(super) struct Built {
     executors: HashMap<StepShape, Executor>,
-    /// Steps of many tokens that are kept before they are built anew. Their activations are large, and prompts come in
-    /// any length; steps of few tokens are few and kept always.
+    /// Most cached steps of many tokens; one more drops them all. Their activations are large, and prompts have any
+    /// length. Steps of few tokens are few and always cached.
     kept: usize,
 }
 
@@ -23,7 +23,7 @@ impl Built {
         Self { executors: HashMap::new(), kept }
     }
 
-    /// Returns the step of a shape, built if it is not there. The buffers hold what it needs.
+    /// Returns the step of a shape, building it if missing. The buffers must already hold what it needs.
     pub(super) fn step(
         &mut self,
         model: &Loaded,

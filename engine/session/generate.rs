@@ -1,8 +1,8 @@
-//! Tokens one after another: decode steps run ahead on the device, and their ids are read back in blocks.
+//! Generation: decode steps run ahead on the device, and their ids are read back in blocks.
 //!
-//! The id that a step chooses feeds the next step without the host. While one block runs the next one is already
-//! submitted, so the device does not wait for the host. Tokens computed past the last one that is taken are dropped, so
-//! the tokens are the same for every size of the blocks.
+//! The id that a step chooses feeds the next step without the host. The next block is submitted while one runs, so the
+//! device does not wait for the host. Tokens computed past the last one taken are dropped, so the block size never
+//! changes the tokens.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ const LATENCY: Duration = Duration::from_millis(40);
 impl Session {
     /// Yields tokens until the end-of-sequence token, which is not yielded, or a full context.
     ///
-    /// Of the tokens yielded, all but the last are part of the sequence when the iterator is dropped; all, if the
+    /// When the iterator is dropped, all yielded tokens but the last are part of the sequence; all are, if the
     /// end-of-sequence token ended it. An error ends it too: there were no logits, they are not finite, or the device
     /// failed. Tokens are drawn on the device from vocabularies of up to 65536.
     pub fn generate(&mut self, sampler: Sampler) -> Tokens<'_> {
@@ -80,12 +80,12 @@ impl<'a> Tokens<'a> {
         self
     }
 
-    /// Puts this many tokens into a submission, unless draft tokens are verified step by step. Two submissions are under
-    /// way at once: slow tokens in large submissions may run into a driver's time-out. By default the number adapts to
-    /// about 40 ms of tokens, at most [`MAX_TOKENS_PER_SUBMIT`].
+    /// Puts this many tokens into a submission; has no effect with [`speculate`](Self::speculate), which submits step
+    /// by step. Two submissions are in flight at once: large submissions of slow tokens may exceed a driver's time-out.
+    /// By default the number adapts to about 40 ms of tokens, at most [`MAX_TOKENS_PER_SUBMIT`].
     ///
     /// # Errors
-    /// When there are none, or more than [`MAX_TOKENS_PER_SUBMIT`].
+    /// When `tokens` is 0 or more than [`MAX_TOKENS_PER_SUBMIT`].
     pub fn tokens_per_submit(mut self, tokens: usize) -> Result<Self> {
         if !(1..=MAX_TOKENS_PER_SUBMIT).contains(&tokens) {
             return Err(Error::Input(format!(
@@ -102,10 +102,10 @@ impl<'a> Tokens<'a> {
         self
     }
 
-    /// Verifies draft tokens instead of computing token after token; the tokens are the same.
+    /// Decodes speculatively: one step verifies several draft tokens. The tokens stay the same.
     ///
     /// # Errors
-    /// When the drafter's model knows another number of tokens, or tokens were computed without it already.
+    /// When the drafter's model has another vocabulary size, or a token was already computed without the drafter.
     pub fn speculate(mut self, drafter: Drafter) -> Result<Self> {
         if self.submitted > 0 {
             return Err(Error::Input("a drafter has to be set before the first token".to_owned()));
@@ -140,7 +140,7 @@ impl<'a> Tokens<'a> {
         Ok((self.through_end || id != self.session.model.config.eos_token_id).then_some(id))
     }
 
-    /// Returns the id that follows the last one; `None` where the context is full.
+    /// Returns the id that follows the last one; `None` if the context is full.
     fn following(&mut self) -> Result<Option<u32>> {
         if self.ready.is_empty() && self.drafter.is_some() {
             self.verify()?;
@@ -154,8 +154,8 @@ impl<'a> Tokens<'a> {
         Ok(self.ready.pop_front())
     }
 
-    /// Drafts what follows the last token, and keeps the draft tokens that a step confirms and the token that it chooses
-    /// after them.
+    /// Drafts what follows the last token; keeps the accepted draft tokens and the token that the step chooses after
+    /// them.
     fn verify(&mut self) -> Result<()> {
         let (Some(drafter), Some(last)) = (&mut self.drafter, self.last) else { return Ok(()) };
         let Session { model, state, history, host_time, held, .. } = &mut *self.session;
@@ -195,7 +195,7 @@ impl<'a> Tokens<'a> {
         Ok(())
     }
 
-    /// Submits blocks until enough are under way or no more steps are wanted.
+    /// Submits blocks until enough are in flight or no more steps are needed.
     fn submit(&mut self) -> Result<()> {
         let start = self.session.history.len() + 1 - self.yielded;
         let wanted = (self.limit - 1).min(self.session.context() - start);
@@ -235,11 +235,11 @@ impl Drop for Tokens<'_> {
     }
 }
 
-/// How many tokens go into a submission.
+/// The number of tokens per submission.
 #[derive(Debug)]
 struct Pace {
     tokens: usize,
-    /// When the last block came back, unless the number is fixed.
+    /// Whether the number adapts to the time since the block that came back `before`.
     adapt: bool,
     before: Option<Instant>,
 }
@@ -259,8 +259,8 @@ impl Pace {
         self.tokens
     }
 
-    /// Takes the time of a block that came back: the next one may take as long as [`LATENCY`], but no more than twice
-    /// the tokens, as the first blocks are slower than those that follow.
+    /// Adapts to a block that came back: the next may take as long as [`LATENCY`], but holds at most twice the tokens,
+    /// because the first blocks are slower than later ones.
     fn observe(&mut self, count: usize) {
         let now = Instant::now();
         if let Some(before) = self.before.replace(now).filter(|_| self.adapt) {

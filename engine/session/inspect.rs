@@ -1,4 +1,4 @@
-//! What a model looks like on its device: weights, memory, and the dispatches of a decode step.
+//! Inspection of a model on its device: weights, memory, and the dispatches of a decode step.
 
 use crate::graph::plan;
 use crate::quant::Format;
@@ -17,7 +17,7 @@ pub struct WeightReport {
     pub format: Format,
     /// Bytes on the device.
     pub bytes: u64,
-    /// Buffers that it is split over because of the adapter's binding limit.
+    /// Number of buffers it is split over because of the adapter's binding limit.
     pub parts: usize,
 }
 
@@ -38,7 +38,7 @@ pub struct DispatchReport {
     pub flops: u64,
 }
 
-/// What a model takes on its device, and what a decode step does.
+/// What a model takes on its device, and the dispatches of a decode step.
 #[derive(Clone, Debug)]
 pub struct Inspection {
     /// The weights.
@@ -53,8 +53,7 @@ pub struct Inspection {
     pub prefill_chunk: usize,
     /// Bytes of the activations of such a step.
     pub prefill_activation_bytes: u64,
-    /// Bytes of the RoPE table, the logits, the ids, the history and what was seen of one session at the model's
-    /// context length.
+    /// Bytes of one session's RoPE table, logits, ids, history and last-seen positions at the model's context length.
     pub state_bytes: u64,
     /// The dispatches of a decode step.
     pub dispatches: Vec<DispatchReport>,

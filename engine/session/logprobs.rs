@@ -5,7 +5,7 @@ use crate::gpu::{BufferRange, Gpu};
 use crate::kernels::log_likelihood::{BROKEN, NONE, TOP};
 use crate::session::ring::words;
 
-/// Most of the likeliest tokens that a [`TokenScore`] lists.
+/// Largest number of likeliest tokens in a [`TokenScore`].
 pub const MAX_TOP: usize = TOP;
 
 /// The log-probability of a token at its position, and the likeliest tokens there.
@@ -20,13 +20,13 @@ pub struct TokenScore {
 }
 
 impl TokenScore {
-    /// Returns the requested number of likeliest tokens with their log-probabilities, the likeliest first, equal ones
-    /// by the lower id.
+    /// Returns the requested number of likeliest tokens with their log-probabilities, likeliest first, ties by lower
+    /// id.
     pub fn top(&self) -> &[(u32, f32)] {
         &self.likeliest[..self.wanted]
     }
 
-    /// Returns the same with this many of the likeliest tokens, or as many as there are.
+    /// Returns the same score with this many of the likeliest tokens, or as many as there are.
     pub(super) fn with_top(self, wanted: usize) -> Self {
         // A small vocabulary has fewer.
         let known = self.likeliest.iter().filter(|(id, _)| *id != NONE).count();
@@ -42,7 +42,7 @@ impl TokenScore {
 /// The buffers of scores on a device, and how their bytes are read.
 #[derive(Debug)]
 pub(super) struct ScoreBuffers {
-    /// The token of each row that is scored where none is chosen, `[R]`.
+    /// The token of each row to score if none is chosen, `[R]`.
     pub(super) targets: BufferRange,
     /// Log-probabilities of each row, `[R, 1 + TOP]`.
     pub(super) values: BufferRange,
@@ -51,7 +51,7 @@ pub(super) struct ScoreBuffers {
 }
 
 impl ScoreBuffers {
-    /// Bytes that are read back for a row.
+    /// Bytes read back for a row.
     pub(super) const ROW_BYTES: u64 = 4 * (1 + 2 * TOP as u64);
 
     /// Allocates room for `rows` rows.
@@ -69,14 +69,14 @@ impl ScoreBuffers {
         gpu.write(&self.targets, 0, bytemuck::cast_slice(targets));
     }
 
-    /// Returns what is to be read back of `rows` rows, in this order.
+    /// Returns what to read back for `rows` rows, in this order.
     pub(super) fn ranges(&self, rows: usize) -> [BufferRange; 2] {
         let rows = rows as u64 * 4;
         [self.values.slice(0, rows * (1 + TOP as u64)), self.likeliest.slice(0, rows * TOP as u64)]
     }
 
-    /// Returns the score of `token` in one row of what was read back of `rows` rows; `None` if a logit is not a
-    /// number.
+    /// Returns the score of `token` in row `row` of the bytes read back for `rows` rows; `None` if a logit is not
+    /// finite.
     pub(super) fn of_row(
         bytes: &[u8],
         rows: usize,

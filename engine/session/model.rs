@@ -44,7 +44,7 @@ use crate::tensor::{TensorDesc, TensorId};
 #[derive(Clone, Debug)]
 pub struct Model(Arc<Loaded>);
 
-/// What a model's sessions share. Models that differ in their rules only share what is large.
+/// The data that a model's sessions share. Models that differ only in fusion rules or paths share the large parts.
 #[derive(Clone, Debug)]
 pub(super) struct Loaded {
     pub(super) gpu: Arc<Gpu>,
@@ -74,7 +74,7 @@ impl Loaded {
         step
     }
 
-    /// Compiles the pipelines of a first step of `tokens` tokens; no weight has to be there.
+    /// Compiles the pipelines of a first step of `tokens` tokens; needs no weights.
     fn compile_ahead(&self, tokens: usize) {
         let step = self.step(self.shape(self.config.max_context_length.max(tokens), 0, tokens));
         let tensors = step.graph.tensors();
@@ -111,9 +111,8 @@ impl Model {
         Self::on(&checkpoint, gpu.into(), options, start.elapsed())
     }
 
-    /// Loads a checkpoint onto an opened device, for instance the caller's own
-    /// ([`Gpu::from_device`]); `adapter`, `backend`, `tier`, `shaders`, `pipelines` and `clock` of the options are
-    /// ignored.
+    /// Loads a checkpoint onto a device that is already open, for instance the caller's ([`Gpu::from_device`]);
+    /// `adapter`, `backend`, `tier`, `shaders`, `pipelines` and `clock` of the options are ignored.
     ///
     /// # Errors
     /// When a value is not finite or the device lacks memory.
@@ -144,7 +143,7 @@ impl Model {
         let mut model = Loaded { gpu, config, layout, weights, format, kv, fusion, chunk, paths, times };
         let progress = options.progress.as_ref();
         let (weights, times) = thread::scope(|scope| {
-            // A prompt and a decode step are what most models run first.
+            // Most models first run a prompt and a decode step.
             let compiling = scope.spawn(|| {
                 let start = Instant::now();
                 [1, chunk].into_iter().for_each(|tokens| model.compile_ahead(tokens));
@@ -158,7 +157,7 @@ impl Model {
         })?;
         model.times = times;
         model.weights = weights.into();
-        // What is compiled later is kept when the device is dropped, so that no token waits for a file.
+        // Pipelines compiled later are saved when the device is dropped, so that no token waits for a file.
         model.gpu.save_pipelines();
         Ok(Self(Arc::new(model)))
     }
@@ -168,7 +167,7 @@ impl Model {
         Self(Arc::new(Loaded { fusion, ..Loaded::clone(&self.0) }))
     }
 
-    /// Returns the numbers by which the model's steps choose their kernels.
+    /// Returns the two numbers by which the model's steps choose their kernels.
     pub fn paths(&self) -> Paths {
         self.0.paths
     }
@@ -185,7 +184,7 @@ impl Model {
     /// Returns the graph of a step that the model would run on a device, without loading it.
     ///
     /// # Errors
-    /// When a value that decides about a format cannot be read.
+    /// When weights whose values decide the format cannot be read.
     pub fn graph(
         checkpoint: &Checkpoint,
         gpu: &Gpu,
@@ -209,7 +208,7 @@ impl Model {
         self.0.layout.iter().map(|(_, weight)| (weight.rows * weight.cols) as u64).sum()
     }
 
-    /// Returns what loading it took.
+    /// Returns how long loading took.
     pub fn load_times(&self) -> LoadTimes {
         self.0.times
     }
@@ -219,7 +218,7 @@ impl Model {
         self.0.chunk
     }
 
-    /// Returns what is known of the adapter.
+    /// Returns the description of the adapter.
     pub fn adapter(&self) -> &AdapterSummary {
         self.0.gpu.summary()
     }
@@ -229,7 +228,7 @@ impl Model {
     }
 }
 
-/// Returns the format of matrices that is requested, or in which the embedding is stored.
+/// Returns the requested format of matrices, else the one in which the embedding is stored.
 fn format(checkpoint: &Checkpoint, options: &LoadOptions) -> Format {
     let stored = Format::of(checkpoint.weights()[0].stored).expect("checkpoints hold floats");
     options.format.unwrap_or(stored)

@@ -18,13 +18,13 @@ use crate::tensor::DType;
 const MAX_SPLITS: usize = 16;
 /// Most tokens of one prefill step.
 const MAX_CHUNK: usize = 4096;
-/// Tokens of a prefill step that fill a large GPU, and the fewest where the size of the model decides.
+/// Tokens of a prefill step that fill a large GPU, and the fewest if the size of the model decides.
 const FULL_CHUNK: usize = 512;
 const LEAST_CHUNK: usize = 128;
-/// Operations of one prefill step without matrix units: a second of a GPU that does 10^12 of them.
+/// FLOPs of one prefill step without matrix units: one second on a GPU of 10^12 FLOP/s.
 const STEP_FLOPS: u64 = 1_000_000_000_000;
 
-/// Called with the bytes that are on the device so far, and with those of the whole model.
+/// Called with the bytes on the device so far and the bytes of the whole model.
 pub type Progress = Box<dyn Fn(u64, u64) + Send + Sync>;
 
 /// Element type of the KV cache.
@@ -97,19 +97,19 @@ pub struct LoadOptions {
     /// ([`SPLIT_KEYS`](crate::kernels::SPLIT_KEYS)), 1 to 16, for one more dispatch a layer; without a number the
     /// adapter decides.
     pub splits: Option<usize>,
-    /// Folder in which compiled pipelines are kept from run to run ([`pipeline_folder`](crate::gpu::pipeline_folder) is
-    /// the user's), where the backend returns them; without one nothing is kept.
+    /// Folder in which compiled pipelines are kept between runs ([`pipeline_folder`](crate::gpu::pipeline_folder) is
+    /// the user's), if the backend exposes them; without one nothing is kept.
     pub pipelines: Option<PathBuf>,
     /// Lowers the largest storage binding below what the adapter offers, in bytes.
     pub max_binding_bytes: Option<u64>,
-    /// What takes the times of dispatches; without it the best that the adapter has.
+    /// Clock that times dispatches; without one, the best that the adapter has.
     pub clock: Option<Clock>,
-    /// Is called while weights are loaded.
+    /// Called while weights are loaded.
     pub progress: Option<Progress>,
 }
 
 impl LoadOptions {
-    /// Refuses numbers outside their limits.
+    /// Rejects numbers outside their limits.
     ///
     /// # Errors
     /// When one is.
@@ -127,8 +127,8 @@ impl LoadOptions {
         Ok(())
     }
 
-    /// Returns the most tokens of one prefill step. By default they fill a large GPU, but without matrix units they keep
-    /// a step on a slow GPU far from the 2 s after which drivers give up.
+    /// Returns the most tokens of one prefill step. By default they fill a large GPU, but without matrix units a step
+    /// stays far below the 2 s after which drivers give up, even on a slow GPU.
     pub(crate) fn chunk(&self, gpu: &Gpu, checkpoint: &Checkpoint) -> usize {
         let affordable = (STEP_FLOPS / (2 * checkpoint.parameters().max(1))).next_power_of_two() / 2;
         self.prefill_chunk.unwrap_or(match gpu.summary() {
@@ -141,7 +141,7 @@ impl LoadOptions {
     /// Returns the numbers by which steps with weights of a format choose their kernels on a device.
     pub(super) fn paths(&self, gpu: &Gpu, format: Format) -> Paths {
         let (tier, summary) = (gpu.tier(), gpu.summary());
-        // Subgroups of 8 are the vectors of a CPU.
+        // A subgroup size of exactly 8 means the vector units of a CPU.
         let vectors = tier.subgroup && !tier.int8 && summary.subgroup_sizes == Some((8, 8));
         let untuned = Paths::untuned(summary.software, vectors);
         Paths {
@@ -165,13 +165,13 @@ impl fmt::Debug for LoadOptions {
     }
 }
 
-/// What loading a model took.
+/// How long loading a model took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadTimes {
-    /// To open the device; zero for one that was open.
+    /// To open the device; zero if it was already open.
     pub device: Duration,
     /// To read, pack and upload the weights.
     pub weights: Duration,
-    /// To compile the pipelines of a prompt and of decoding, while the weights are loaded.
+    /// To compile the pipelines of a prompt and of decoding, in parallel with the weights.
     pub pipelines: Duration,
 }

@@ -1,25 +1,25 @@
 //! Which rows of which sequences share a step of a [`Scorer`](super::Scorer).
 //!
 //! Sequences with a common prefix reuse one slot of the cache one after another, so the prefix is computed once. This
-//! module knows tokens and slots, and nothing of a device.
+//! module knows tokens and slots, but no device.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// Rows of the smallest step, and of logits: fewer take a GPU as long.
+/// Fewest rows, and fewest rows of logits, of a step: fewer take a GPU as long.
 pub(super) const LEAST_ROWS: usize = 16;
-/// Length of a common prefix from which on it pays to reuse a slot: the sequences then have a step each, and a step of
-/// few rows takes a GPU about as long as one of as many as these.
+/// Shortest common prefix for which it pays to reuse a slot: the sequences then have a step each, and a step of few
+/// rows takes a GPU about as long as one of this many.
 const SHARED: usize = 32;
 
-/// A sequence to score. What follows a whole sequence is known from the likeliest tokens of any token appended to it.
+/// A sequence to score. To get the likeliest tokens after the whole sequence, append any token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scoring {
     /// Its tokens, at least two.
     pub tokens: Vec<u32>,
-    /// Index of the first token that is scored, at least 1: nothing comes before the first one.
+    /// Index of the first token to score, at least 1: nothing precedes token 0.
     pub from: usize,
-    /// How many of the likeliest tokens are listed beside each, at most [`MAX_TOP`](super::MAX_TOP).
+    /// Number of likeliest tokens to list with each, at most [`MAX_TOP`](super::MAX_TOP).
     pub top: usize,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Row {
 struct Chain {
     requests: Range<usize>,
     slot: usize,
-    /// Position of the next row of the first of them.
+    /// Position of the next row of the first of these sequences.
     next: usize,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Slots {
     rows: usize,
 }
 
-/// Requests on their way through the slots.
+/// Requests that are being assigned to slots.
 #[derive(Debug)]
 pub(super) struct Packing<'a> {
     requests: &'a [Scoring],
@@ -73,26 +73,27 @@ impl Slots {
         self.held.len()
     }
 
-    /// Forgets what the slots hold.
+    /// Empties all slots.
     pub(super) fn clear(&mut self) {
         self.held.iter_mut().for_each(Vec::clear);
     }
 
-    /// Returns the rows of the next step, a full one if there are enough, and records what they leave in the slots.
+    /// Returns the rows of the next step, a full one if there are enough, and records their tokens in the slots.
     pub(super) fn next_rows(&mut self, packing: &mut Packing<'_>) -> Vec<Row> {
         let Packing { requests, waiting, active } = packing;
         let mut rows = Vec::with_capacity(self.rows);
         for chain in active.iter_mut() {
             self.take(requests, chain, &mut rows);
         }
-        // Slots that become free in this step are for the next one.
+        // Slots that become free in this step are used from the next one on.
         let mut free: Vec<usize> =
             (0..self.len()).filter(|&slot| active.iter().all(|chain| chain.slot != slot)).collect();
         active.retain(|chain| !chain.requests.is_empty());
         while rows.len() < self.rows && !free.is_empty() {
             let Some(range) = waiting.pop_front() else { break };
             let first = &requests[range.start];
-            // The slot that holds most of its beginning; of equal ones the one that holds least.
+            // The slot that holds the longest prefix of the sequence; among equals, the one that holds the fewest
+            // tokens.
             let best = (0..free.len())
                 .max_by_key(|&at| {
                     let held = &self.held[free[at]];
@@ -109,7 +110,7 @@ impl Slots {
         rows
     }
 
-    /// Takes rows of the first sequence of a chain, as many as there is room for.
+    /// Adds rows of the first sequence of a chain, as many as fit.
     fn take(&mut self, requests: &[Scoring], chain: &mut Chain, rows: &mut Vec<Row>) {
         let (request, slot) = (chain.requests.start, chain.slot);
         let tokens = &requests[request].tokens;
@@ -125,7 +126,8 @@ impl Slots {
         }
     }
 
-    /// Returns the position from which on a sequence is computed after what a slot holds of it, and forgets the rest.
+    /// Truncates a slot to the prefix that a sequence can reuse, and returns the position from which to compute the
+    /// rest.
     fn begin(&mut self, slot: usize, request: &Scoring) -> usize {
         let held = &mut self.held[slot];
         let next = shared(held, &request.tokens).min(request.from - 1);
@@ -134,7 +136,7 @@ impl Slots {
     }
 }
 
-/// Returns the number of rows that are computed where `rows` are needed, and there are `most` at most.
+/// Pads a number of rows to a power of two, at least [`LEAST_ROWS`] and at most `most`.
 pub(super) fn filled(rows: usize, most: usize) -> usize {
     rows.next_power_of_two().max(LEAST_ROWS).min(most)
 }
@@ -144,7 +146,7 @@ fn shared(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// Returns which neighbours reuse a slot one after another, as the later one saves enough.
+/// Groups neighbours that reuse one slot, because each saves enough by what the one before left.
 fn chains(requests: &[Scoring]) -> VecDeque<Range<usize>> {
     let saves = |index: usize| {
         let [before, own] = [&requests[index - 1], &requests[index]];

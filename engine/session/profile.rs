@@ -1,4 +1,4 @@
-//! One step with the time of every dispatch.
+//! The time of every dispatch of a step, and what steps move and compute.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::session::model::{Loaded, Model};
 use crate::session::options::KvFormat;
 use crate::session::sequence::{Held, Session};
 
-/// One dispatch of a step, with what it has to move and compute.
+/// One dispatch of a step, with what it moves and computes.
 #[derive(Clone, Debug)]
 pub struct StepOp {
     /// Where in the model it is, `layer.3/attn/qkv`.
@@ -26,7 +26,7 @@ pub struct StepOp {
     pub cost: Cost,
 }
 
-/// What a prefill consists of.
+/// The dispatch counts of a prefill.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Dispatches.
@@ -44,8 +44,8 @@ impl Loaded {
         self.step(StepShape { logits, sampling, ..self.shape(context, position, tokens) }).graph
     }
 
-    /// Yields the graphs of a prefill of `tokens` tokens after `position` cached ones, one for each chunk, with the
-    /// tokens before it.
+    /// Yields the graphs of a prefill of `tokens` tokens after `position` cached ones, one per chunk, each with the
+    /// number of tokens before it.
     fn graphs(&self, context: usize, position: usize, tokens: usize) -> impl Iterator<Item = (usize, Graph)> {
         (0..tokens).step_by(self.chunk).map(move |first| {
             let count = self.chunk.min(tokens - first);
@@ -76,8 +76,8 @@ impl Model {
         &self.loaded().fusion
     }
 
-    /// Returns what a prefill of `tokens` tokens has to move and compute, in a session of `context` tokens of
-    /// which `position` are cached.
+    /// Returns what a prefill of `tokens` tokens moves and computes, in a session of `context` tokens of which
+    /// `position` are cached.
     pub fn cost(&self, context: usize, position: usize, tokens: usize) -> Cost {
         let mut sum = Cost::default();
         for (first, graph) in self.loaded().graphs(context, position, tokens) {
@@ -86,8 +86,8 @@ impl Model {
         sum
     }
 
-    /// Returns what a decode step of `sequences` sequences has to move and compute, each with `context` tokens at most
-    /// and `position` of them cached. A batch computes as many rows as the next power of two.
+    /// Returns what a decode step of `sequences` sequences moves and computes, each with at most `context` tokens and
+    /// `position` of them cached. A batch computes as many rows as the next power of two.
     ///
     /// # Panics
     /// When there are no sequences, or more than 64.
@@ -102,7 +102,7 @@ impl Model {
         sum
     }
 
-    /// Returns what a prefill of `tokens` tokens consists of; one token is a decode step.
+    /// Returns the dispatch counts of a prefill of `tokens` tokens; one token is a decode step.
     pub fn counts(&self, tokens: usize) -> Counts {
         let mut sum = Counts::default();
         for (_, graph) in self.loaded().graphs(tokens, 0, tokens) {
@@ -142,8 +142,8 @@ impl Session {
         Ok(graph.ops().iter().map(op).zip(spans).collect())
     }
 
-    /// Returns the CPU time that this thread spent so far on recording and submitting steps. Time in which a driver makes
-    /// a submission wait for the one before does not count.
+    /// Returns the CPU time that this thread has spent on recording and submitting steps, without the time in which a
+    /// driver makes a submission wait for the one before.
     pub fn host_time(&self) -> Duration {
         self.host_time
     }

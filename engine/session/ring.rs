@@ -1,9 +1,9 @@
-//! What steps leave for the host: copies that are under way while the next steps run.
+//! Results on their way to the host: copies that are in flight while the next steps run.
 
 use crate::error::Result;
 use crate::gpu::{BufferRange, Executor, Gpu, Readback, Submission};
 
-/// Submissions that are under way at once: one runs while the next one waits.
+/// Submissions in flight at once: one runs while the next one waits.
 pub(super) const IN_FLIGHT: usize = 2;
 
 /// The buffers that submissions copy to, used one after another.
@@ -26,8 +26,8 @@ impl Ring {
         Self { readbacks: [(); IN_FLIGHT].map(|()| Readback::new(gpu, bytes)), next: 0 }
     }
 
-    /// Submits a step `rounds` times with a copy of `ranges` after the last, and does not wait. The copy has to be read
-    /// before [`IN_FLIGHT`] further submissions.
+    /// Submits a step `rounds` times, then a copy of `ranges`, and does not wait. The copy has to be read before
+    /// [`IN_FLIGHT`] further submissions.
     pub(super) fn run(
         &mut self,
         gpu: &Gpu,
@@ -43,7 +43,7 @@ impl Ring {
         }
     }
 
-    /// Waits for a submission and hands the first `bytes` of its copy to `take`.
+    /// Waits for a submission and passes the first `bytes` of its copy to `take`.
     pub(super) fn read<R>(
         &self,
         gpu: &Gpu,

@@ -1,7 +1,7 @@
-//! Log-likelihoods of many sequences: rows of several share a step, so that weights are read once for a full chunk.
+//! Log-likelihoods of many sequences: a step takes rows of several, so that each weight is read once per full chunk.
 //!
-//! Products are computed in tiles whatever the number of rows, and attention goes row by row. So a score depends on the
-//! tokens before it alone, bit for bit, and not on what it is packed with.
+//! Products use tiles for any number of rows, and attention goes row by row. So a score depends only on the tokens
+//! before it, bit for bit, and not on what else is in its step.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::session::model::{Loaded, Model};
 use crate::session::packing::{LEAST_ROWS, Packing, Row, Scoring, Slots, filled};
 use crate::session::ring::{IN_FLIGHT, InFlight, Ring};
 
-/// Most sequences that share a step.
+/// Most sequences per step.
 const MAX_SLOTS: usize = 64;
-/// Steps that are kept before all are built anew.
+/// Most cached steps; see [`Built`].
 const KEPT: usize = 16;
 
 /// Scores sequences; see [`Model::scorer`].
@@ -38,26 +38,26 @@ const KEPT: usize = 16;
 #[derive(Debug)]
 pub struct Scorer {
     model: Arc<Loaded>,
-    /// One more slot than sequences: the last is for rows without a token.
+    /// One more slot than sequences: padding rows use the last.
     buffers: StepBuffers,
     built: Built,
     copies: Ring,
     slots: Slots,
 }
 
-/// A step that is under way.
+/// A step in flight.
 #[derive(Debug)]
 struct Flight {
     copy: InFlight,
-    /// Rows with logits, the last of the step.
+    /// Rows with logits, the last ones of the step.
     logits: usize,
-    /// Those with scores, the last of them.
+    /// Rows with scores, the last of those with logits.
     rows: Vec<Row>,
 }
 
 impl Model {
-    /// Returns a scorer that takes at most `slots` sequences into a step, of at most `context` + 1 tokens each, as the
-    /// last one is only scored; without a number, as many as the model was trained for.
+    /// Returns a scorer that takes at most `slots` sequences into a step. A sequence has at most `context` + 1 tokens,
+    /// because the last is only scored; without a number, `context` is what the model was trained for.
     ///
     /// # Errors
     /// When `slots` is not within 1 to 64, `context` not within 1 to 2^20, or the device lacks memory or the largest
@@ -86,7 +86,7 @@ impl Scorer {
         Ok(scorer)
     }
 
-    /// Returns the shape of a step of `rows` rows that see at most `keys` keys, the last `logits` of which get logits.
+    /// Returns the shape of a step of `rows` rows with at most `keys` keys each; the last `logits` rows get logits.
     fn shape(&self, rows: usize, logits: usize, keys: usize) -> StepShape {
         let shape = StepShape {
             logits: Logits::Rows(logits),
@@ -99,12 +99,11 @@ impl Scorer {
         self.model.paths.apply(shape, keys)
     }
 
-    /// Builds steps of every number of rows that there is, with few keys and with many, and runs each once on rows
-    /// without a token, so that no sequence waits later for the driver to compile. Steps with fewer logits than rows need
-    /// no other pipelines.
+    /// Builds steps of every number of rows, with few keys and with many, and runs each once on padding rows, so that
+    /// no sequence waits for the driver to compile. Steps with fewer logits than rows need no other pipelines.
     ///
-    /// That takes a few seconds at most where the driver has kept compiled pipelines, and a minute on a software adapter
-    /// that has not.
+    /// This takes at most a few seconds if the driver has cached the pipelines, and a minute on a software adapter if
+    /// not.
     ///
     /// # Errors
     /// When the device lacks memory or fails.
@@ -122,12 +121,12 @@ impl Scorer {
         Ok(())
     }
 
-    /// Position and slot of a row without a token: the start of a slot that nobody reads.
+    /// Position and slot of a padding row: the start of a slot that nothing reads.
     fn idle(&self) -> [u32; 2] {
         [0, self.slots.len() as u32]
     }
 
-    /// Writes token, position and slot of each row, and the targets of those with logits.
+    /// Writes the token, position and slot of each row, and the targets of rows with logits.
     fn write_rows(&self, ids: &[u32], positions: &[[u32; 2]], targets: &[u32]) {
         let gpu = &self.model.gpu;
         gpu.write(&self.buffers.ids, 0, bytemuck::cast_slice(ids));
@@ -137,7 +136,7 @@ impl Scorer {
         }
     }
 
-    /// Returns the most tokens of a sequence but for its last.
+    /// Returns the most tokens of a sequence, not counting the last.
     pub fn context(&self) -> usize {
         self.buffers.sizes().context
     }
@@ -145,13 +144,13 @@ impl Scorer {
     /// Returns for each sequence the scores of its tokens from `from` on, each given all tokens before it.
     ///
     /// # Errors
-    /// When a sequence has fewer than two tokens or too many, an id outside the vocabulary, nothing to score, or asks
-    /// for too many likeliest tokens: then nothing is scored. When logits are not finite or the device fails.
+    /// When a sequence has fewer than two tokens or too many, an id outside the vocabulary, nothing to score, or
+    /// requests too many likeliest tokens: then nothing is scored. When logits are not finite or the device fails.
     pub fn score(&mut self, requests: &[Scoring]) -> Result<Vec<Vec<TokenScore>>> {
         requests.iter().enumerate().try_for_each(|(index, request)| self.check(index, request))?;
         let scored = self.run(requests);
         if scored.is_err() {
-            // What the cache holds is not known.
+            // The content of the cache is unknown.
             self.slots.clear();
         }
         scored
@@ -178,7 +177,7 @@ impl Scorer {
     /// Submits a step.
     fn submit(&mut self, requests: &[Scoring], mut rows: Vec<Row>) -> Result<Flight> {
         let is_scored = |row: &Row| row.position + 1 >= requests[row.request].from;
-        // Those with logits come last: a row's number in the step makes no difference to it.
+        // Rows with scores come last; the order of rows does not change results.
         rows.sort_by_key(is_scored);
         let scored = rows.iter().filter(|row| is_scored(row)).count();
         let total = filled(rows.len(), self.model.chunk);
@@ -226,7 +225,7 @@ impl Scorer {
         })?
     }
 
-    /// Refuses a sequence that cannot be scored.
+    /// Rejects a sequence that cannot be scored.
     fn check(&self, index: usize, request: &Scoring) -> Result<()> {
         let Scoring { tokens, from, top } = request;
         let (count, vocab) = (tokens.len(), self.model.config.vocab_size);

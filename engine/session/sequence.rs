@@ -30,7 +30,7 @@ use crate::session::state::SequenceState;
 pub struct Session {
     pub(super) model: Arc<Loaded>,
     pub(super) state: SequenceState,
-    /// Every id whose key and value are cached; its length is the position.
+    /// The ids whose keys and values are cached; their number is the position.
     pub(super) history: Vec<u32>,
     pub(super) held: Held,
     logits: Readback,
@@ -40,9 +40,9 @@ pub struct Session {
 /// Which position the logits buffer on the device belongs to.
 #[derive(Clone, Debug)]
 pub(super) enum Held {
-    /// None that is known.
+    /// None, as far as is known.
     Unknown,
-    /// The end of the history. The argmax is there once it was read back.
+    /// The end of the history. The argmax is set once it was read back.
     Current(Option<u32>),
     /// A step ran past the end of the history: the last token of the history has to run once more.
     Ahead,
@@ -52,7 +52,7 @@ impl Model {
     /// Starts a sequence of at most `context` tokens; without a number, as many as the model was trained for.
     ///
     /// # Errors
-    /// When `context` is 0 or the device lacks memory for the cache.
+    /// When `context` is not within 1 to 2^20 or the device lacks memory for the cache.
     pub fn session(&self, context: Option<usize>) -> Result<Session> {
         Session::new(Arc::clone(self.loaded()), context.unwrap_or(self.config().max_context_length))
     }
@@ -100,8 +100,8 @@ impl Session {
     /// Returns the logits after the last token, `[V]`.
     ///
     /// # Errors
-    /// When nothing was appended by [`prefill`](Self::prefill) or [`generate`](Self::generate) since the
-    /// session began, was rolled back or scored tokens; when a logit is not finite, or the device fails.
+    /// When neither [`prefill`](Self::prefill) nor [`generate`](Self::generate) appended a token since the session
+    /// began, was rolled back or scored tokens; when a logit is not finite, or the device fails.
     pub fn next_logits(&mut self) -> Result<Vec<f32>> {
         self.require_logits()?;
         let logits: Vec<f32> =
@@ -109,8 +109,8 @@ impl Session {
         if logits.iter().all(|logit| logit.is_finite()) { Ok(logits) } else { Err(self.not_finite()) }
     }
 
-    /// Returns the id with the largest logit after the last token, the lowest one on ties; it was
-    /// found on the device, and only it is read back.
+    /// Returns the id with the largest logit after the last token, the lowest id on ties. The device finds it, and only
+    /// the id is read back.
     ///
     /// # Errors
     /// As [`next_logits`](Self::next_logits), but of logits that are not finite only when all of them are NaN.
@@ -127,7 +127,7 @@ impl Session {
         Ok(id)
     }
 
-    /// Chooses a token from the logits, on the device.
+    /// Chooses a token from the logits on the device.
     pub(super) fn choose(&mut self, sampler: &Sampler) -> Result<u32> {
         if sampler.is_greedy() {
             return self.next_greedy();
@@ -136,7 +136,7 @@ impl Session {
         self.state.chosen(&self.model)
     }
 
-    /// Starts drawing a token from the logits, and does not wait.
+    /// Starts to draw a token from the logits; does not wait.
     pub(super) fn draw(&mut self, sampler: &Sampler) -> Result<()> {
         self.require_logits()?;
         let start = ThreadTime::now();
@@ -147,10 +147,10 @@ impl Session {
         Ok(())
     }
 
-    /// Forgets every token from `position` on.
+    /// Removes every token from `position` on.
     ///
     /// # Errors
-    /// When the session is not that far.
+    /// When the session has not reached `position`.
     pub fn rollback(&mut self, position: usize) -> Result<()> {
         if position > self.position() {
             return Err(Error::Input(format!(
@@ -165,8 +165,8 @@ impl Session {
         Ok(())
     }
 
-    /// Appends tokens and returns the negative log-likelihood, in nats, of each of `ids[1..]` given
-    /// everything before it.
+    /// Appends tokens and returns the negative log-likelihood, in nats, of each of `ids[1..]` given all tokens before
+    /// it.
     ///
     /// # Errors
     /// As [`prefill`](Self::prefill).
@@ -184,7 +184,7 @@ impl Session {
         Ok(scores)
     }
 
-    /// Runs one step and records what it left on the device; with all logits it scores `targets`.
+    /// Runs one step and records what the logits buffer then holds; with all logits it scores `targets`.
     pub(super) fn advance(&mut self, ids: &[u32], logits: Logits, targets: &[u32]) -> Result<()> {
         let known = matches!(self.held, Held::Current(Some(id)) if ids == [id]);
         self.held = Held::Unknown;
@@ -202,7 +202,7 @@ impl Session {
         Error::Model(format!("the logits at position {} are not finite numbers", self.position()))
     }
 
-    /// Makes the logits on the device those of the end of the history, or fails if there are none.
+    /// Ensures that the device holds the logits after the history, or fails if there are none.
     fn require_logits(&mut self) -> Result<()> {
         match (&self.held, self.history.pop()) {
             (Held::Current(_), last) => {
@@ -227,12 +227,12 @@ impl Session {
         }
     }
 
-    /// Refuses ids that cannot be appended.
+    /// Rejects ids that cannot be appended.
     pub(super) fn check(&self, ids: &[u32]) -> Result<()> {
         self.check_at(self.position(), ids)
     }
 
-    /// Refuses ids that could not be appended at a position.
+    /// Rejects ids that could not be appended at a position.
     pub(super) fn check_at(&self, position: usize, ids: &[u32]) -> Result<()> {
         let vocab = self.model.config.vocab_size;
         if ids.is_empty() {

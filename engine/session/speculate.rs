@@ -1,10 +1,10 @@
 //! Speculation: draft tokens come from the sequence or a smaller model, and one step verifies all of them.
 //!
-//! A step of a few rows reads each weight once, as a step of one row does, so where decoding is bound by memory
-//! the verification of seven draft tokens costs little more than one token. A row computes bit for bit what decoding
-//! computes at its position, and its choice depends on nothing but the seed and that position: what is accepted is
-//! the text of plain decoding. (On an adapter whose subgroups have several sizes a driver may choose one for each
-//! pipeline, and the last bits of a sum with it.)
+//! A step of a few rows reads each weight once, like a step of one row. So where decoding is bound by memory, verifying
+//! seven draft tokens costs little more than decoding one token. A row is bit-identical to plain decoding at its
+//! position, and its choice depends only on the seed and that position: the accepted tokens are the text of plain
+//! decoding. (On an adapter whose subgroups have several sizes a driver may choose one for each pipeline, and with it
+//! the last bits of a sum.)
 
 use crate::error::{Error, Result};
 use crate::kernels::FEW_TOKENS;
@@ -44,9 +44,9 @@ pub struct Drafter {
 
 #[derive(Debug)]
 enum Draft {
-    /// The sequence itself.
+    /// Earlier occurrences in the sequence itself.
     Lookup,
-    /// A smaller model, which reads the same sequence.
+    /// A smaller model that reads the same sequence.
     Model(Box<Session>),
 }
 
@@ -60,8 +60,8 @@ impl Drafter {
         Self::new(tokens, Draft::Lookup)
     }
 
-    /// Returns a drafter that lets another model decode `tokens` tokens greedily. What its session holds is replaced;
-    /// where its context ends, it drafts nothing.
+    /// Returns a drafter that lets another model decode `tokens` tokens greedily. It overwrites what that model's
+    /// session holds, and drafts nothing beyond its context.
     ///
     /// # Errors
     /// When `tokens` is not within 1 to [`MAX_DRAFT`].
@@ -76,7 +76,7 @@ impl Drafter {
         Ok(Self { tokens, draft })
     }
 
-    /// Refuses a drafter whose model has another vocabulary than the model, `vocab_size` tokens.
+    /// Rejects a drafter whose model has a vocabulary of another size than `vocab_size`.
     ///
     /// # Errors
     /// When it does.
@@ -123,7 +123,7 @@ fn looked_up(history: &[u32], last: u32, most: usize) -> &[u32] {
     &[]
 }
 
-/// Lets a session decode what follows `history` and `last`.
+/// Decodes greedily what follows `history` and `last`.
 fn follow(
     session: &mut Session,
     history: &[u32],
@@ -148,11 +148,11 @@ fn follow(
 /// How many draft tokens were accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Acceptance {
-    /// Draft tokens that were verified.
+    /// Draft tokens verified.
     pub drafted: usize,
-    /// Draft tokens that were right, up to the first wrong one of each step.
+    /// Draft tokens accepted: those before the first wrong one of each step.
     pub accepted: usize,
-    /// Steps of the model.
+    /// Steps of the model that verified them.
     pub steps: usize,
 }
 
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn the_newest_occurrence_of_the_longest_run_is_taken() {
         let history = [7, 1, 2, 3, 9, 2, 3, 8, 3, 6, 2];
-        // `2 3` stands at 2 and at 5, after a 1 and a 9; the newest token of the history is the 2.
+        // `2 3` occurs at 2 and at 5, after a 1 and a 9; the newest token of the history is the 2.
         assert_eq!(looked_up(&history, 3, 4), [8, 3, 6, 2]);
         assert_eq!(looked_up(&history, 3, 1), [8]);
         // A run of three beats a newer one of two.

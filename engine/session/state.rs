@@ -16,13 +16,14 @@ use crate::session::ring::{InFlight, Ring, words};
 /// Most tokens of one submission.
 pub const MAX_TOKENS_PER_SUBMIT: usize = 32;
 
-/// Steps of many tokens that are kept: two numbers of keys and two choices of logits for a full chunk, and a rest.
+/// Most cached steps of many tokens: four of a full chunk (few or many keys, two choices of logits), and a last partial
+/// one.
 const KEPT: usize = 5;
 
 /// Decode steps that were submitted together.
 #[derive(Debug)]
 pub(super) struct Block {
-    /// Its tokens.
+    /// Number of tokens.
     pub(super) count: usize,
     flight: InFlight,
 }
@@ -34,14 +35,14 @@ pub(super) struct SequenceState {
     built: Built,
     /// Draws a token from the last logits.
     drawing: Option<Executor>,
-    /// Scores the token that was chosen last by the last logits.
+    /// Scores the newest token by the last logits.
     scoring: Option<Executor>,
-    /// The ids of blocks.
+    /// Read-backs of the ids of blocks.
     blocks: Ring,
-    /// The token that the last logits chose.
+    /// Read-back of the token that the last logits chose.
     chosen: Readback,
     choice: Option<Submission>,
-    /// The position that the device's buffer holds, where it is known.
+    /// The position in the device's buffer, if known.
     device_position: Option<usize>,
 }
 
@@ -87,9 +88,8 @@ impl SequenceState {
         self.buffers.last_logits.as_ref().expect("one sequence has them")
     }
 
-    /// Submits one step that appends `ids` at `position`. `ids` are not uploaded where they are `on_device` already. The
-    /// argmax of the last logits, if they are computed, becomes the chosen token; where all are computed, `targets` are
-    /// scored.
+    /// Submits one step that appends `ids` at `position`, and uploads them unless they are `on_device`. If only the
+    /// last logits are computed, their argmax becomes the chosen token; if all are, `targets` are scored.
     pub(super) fn run(
         &mut self,
         model: &Loaded,
@@ -129,8 +129,8 @@ impl SequenceState {
         self.chosen.map(&model.gpu, submission, 4, |bytes| words(bytes).sum())
     }
 
-    /// Returns the scores of the rows of the step that ran last and computed all of its logits: of `targets`, one for
-    /// each of its tokens or of all but the last; `None` where a logit is not a number.
+    /// Returns the scores of `targets` after a step that computed all logits: one for each of its `tokens` tokens, or
+    /// for all but the last; `None` where a logit is not finite.
     pub(super) fn scores(
         &self,
         model: &Loaded,
@@ -144,8 +144,7 @@ impl SequenceState {
         Ok(targets.iter().enumerate().map(score).collect())
     }
 
-    /// Returns what is to be copied to a record, and where: the token that was chosen last, and after it, where it is
-    /// `scored`, what is read back of its scores. Does not wait.
+    /// Returns the copies that fill a record: the newest token and, if `scored`, its score. Does not wait.
     pub(super) fn record(
         &mut self,
         model: &Loaded,
@@ -176,7 +175,7 @@ impl SequenceState {
         Ok(kept.into_iter().map(copied).collect())
     }
 
-    /// Draws a token from the last logits, which follow from `history`.
+    /// Draws a token from the last logits, which are those after `history`.
     pub(super) fn draw(&mut self, model: &Loaded, history: &[u32], sampler: &Sampler) -> Result<()> {
         let (gpu, vocab) = (&model.gpu, model.config.vocab_size);
         check_vocabulary(model)?;
@@ -205,7 +204,7 @@ impl SequenceState {
         }
     }
 
-    /// Submits at most `count` steps from `position` on, each of which takes the token that the one before it chose.
+    /// Submits at most `count` steps from `position` on; each takes the token that the one before it chose.
     pub(super) fn decode(
         &mut self,
         model: &Loaded,
@@ -213,7 +212,7 @@ impl SequenceState {
         count: usize,
         sampler: &Sampler,
     ) -> Result<Block> {
-        // A block ends where keys begin to be split: the steps after it have another shape.
+        // A block ends where splitting of the keys begins: later steps have another shape.
         let count = if position + 1 < SPLIT_KEYS { count.min(SPLIT_KEYS - 1 - position) } else { count };
         let shape = model.shape(self.context(), position, 1);
         let shape = StepShape { sampling: Some(sampling(sampler)), ..shape };
@@ -229,7 +228,7 @@ impl SequenceState {
 
     /// Submits one step of `ids` at `position` that chooses a token after each of them.
     ///
-    /// Rows are filled up to a power of two where the cache has room for them, so that few steps are built.
+    /// Rows are padded to a power of two if the cache has room, so that few steps are built.
     pub(super) fn verify(
         &mut self,
         model: &Loaded,
@@ -254,7 +253,7 @@ impl SequenceState {
         Ok(Block { count: ids.len(), flight })
     }
 
-    /// Waits for a block and hands its ids to `take`.
+    /// Waits for a block and passes its ids to `take`.
     pub(super) fn ids<R>(
         &self,
         model: &Loaded,

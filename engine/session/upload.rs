@@ -1,4 +1,4 @@
-//! From the rows of a checkpoint to planes on the device.
+//! Uploads the rows of a checkpoint into planes on the device.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,30 +13,30 @@ use crate::model::layout::{Layout, WeightLayout};
 use crate::quant::Format;
 use crate::session::options::Progress;
 
-/// Values that one task reads and packs, and how many packed tasks may wait to be written: with one task in hand for
-/// each CPU core this bounds the host's memory.
+/// Values that one task reads and packs, and most packed tasks that wait to be written. With one task per CPU core in
+/// progress this bounds the host's memory.
 const TASK_VALUES: usize = 1 << 18;
 const WAITING: usize = 8;
-/// Bytes written before the device is given time to take them: bounds the staging memory.
+/// Bytes written before a flush lets the device take them: bounds the staging memory.
 const STAGED_BYTES: u64 = 16 << 20;
 
-/// Planes of each part of each weight, by the name of the weight and the number of the part.
+/// Planes of each part of each weight, by weight name and part number.
 pub(super) type Weights = HashMap<(String, usize), Vec<BufferRange>>;
 
 /// Rows of a weight that are read and packed together.
 struct Task {
-    /// Which weight of the checkpoint.
+    /// Index of the weight in the checkpoint.
     index: usize,
     rows: Range<usize>,
-    /// Where they go: which part of all, and the row in it.
+    /// Destination: the part among all parts, and the row in it.
     part: usize,
     row: usize,
 }
 
-/// Rows of a task in the planes of its format, with the number of the task.
+/// The number of a task, and its rows packed into one vector per plane.
 type Packed = (usize, Result<Vec<Vec<u32>>>);
 
-/// Reads and packs weights on every CPU core, and writes to the device what is packed.
+/// Reads and packs weights on every CPU core, and writes the result to the device.
 pub(super) struct Uploader<'a> {
     gpu: &'a Gpu,
     checkpoint: &'a Checkpoint,
@@ -87,7 +87,7 @@ impl<'a> Uploader<'a> {
         Ok(())
     }
 
-    /// Lets threads pack what this one writes, and returns the error of the first task that has one.
+    /// Packs on other threads, writes on this one, and returns the error of the first task that failed.
     fn upload(&mut self) -> Result<()> {
         let (tasks, next) = (std::mem::take(&mut self.tasks), AtomicUsize::new(0));
         let (checkpoint, layout) = (self.checkpoint, self.layout);
@@ -101,7 +101,7 @@ impl<'a> Uploader<'a> {
                         let packed = pack(checkpoint, layout, task);
                         let failed = packed.is_err();
                         if sender.send((number, packed)).is_err() || failed {
-                            // Tasks before this one are under way; none after it is begun.
+                            // Earlier tasks are in progress; no later one may begin.
                             next.fetch_max(tasks.len(), Ordering::Relaxed);
                         }
                     }
@@ -149,7 +149,7 @@ impl<'a> Uploader<'a> {
     }
 }
 
-/// Reads the rows of a task and brings them into the planes of their format.
+/// Reads the rows of a task and packs them into the planes of their format.
 fn pack(checkpoint: &Checkpoint, layout: &Layout, task: &Task) -> Result<Vec<Vec<u32>>> {
     let name = &checkpoint.weights()[task.index].name;
     let WeightLayout { format, cols, .. } = layout[name];
@@ -161,7 +161,7 @@ fn pack(checkpoint: &Checkpoint, layout: &Layout, task: &Task) -> Result<Vec<Vec
     Ok(planes)
 }
 
-/// Refuses values that a format cannot hold.
+/// Rejects values that a format cannot represent.
 fn check_range(name: &str, format: Format, values: &[f32]) -> Result<()> {
     let (top, largest) = (values.iter().fold(0.0f32, |top, value| top.max(value.abs())), format.largest());
     if top <= largest {

@@ -1,8 +1,8 @@
 //! Many sequences that decode together: a step takes one token of each and reads every weight once for all.
 //!
-//! A row of a step computes what a step of one row would, bit for bit, so a sequence does not depend on which
-//! others it shares steps with. (On an adapter whose subgroups have several sizes a driver may choose one for each
-//! pipeline, and the last bits of a sum with it.)
+//! A row is bit-identical to a step of one row, so a sequence does not depend on the others in its steps. (On an
+//! adapter whose subgroups have several sizes a driver may choose one for each pipeline, and with it the last bits of a
+//! sum.)
 
 mod prompts;
 mod sequence;
@@ -52,11 +52,11 @@ pub use sequence::{Decoded, SequenceId, SequenceOptions};
 pub struct BatchSession {
     model: Arc<Loaded>,
     capacity: usize,
-    /// One more slot than sequences: the last is for rows without a sequence.
+    /// One more slot than sequences: padding rows use the last.
     buffers: StepBuffers,
     built: Built,
     readback: Readback,
-    /// Those that are not read yet.
+    /// Prompts that are not read yet.
     prompts: Prompts,
     sequences: Vec<Sequence>,
     joined: u64,
@@ -66,7 +66,7 @@ pub struct BatchSession {
     decoded: Vec<Decoded>,
 }
 
-/// A step that is under way.
+/// A step in flight.
 #[derive(Debug)]
 struct Flight {
     submission: Submission,
@@ -80,8 +80,8 @@ impl Model {
     ///
     /// # Errors
     /// When `capacity` is not within 1 to 64, `context` not within 1 to 2^20, or the device lacks memory or the largest
-    /// binding for the caches: those of `capacity` sequences and two more, one to read prompts and one for rows without
-    /// a sequence.
+    /// binding for the caches: those of `capacity` sequences and two more, one to read prompts and one for padding
+    /// rows.
     pub fn batch(&self, capacity: usize, context: Option<usize>) -> Result<BatchSession> {
         if !(1..=MOST_TOKENS).contains(&capacity) {
             return Err(Error::Input(format!(
@@ -99,7 +99,7 @@ impl BatchSession {
         let sizes = Sizes { context: reader.context(), rows, slots: Some(capacity + 1) };
         let mut batch = Self {
             buffers: StepBuffers::new(&model, sizes, reader.state.rope().clone())?,
-            // Their rows are powers of two: there are few.
+            // Row counts are powers of two: there are few.
             built: Built::new(usize::MAX),
             readback: Readback::new(&model.gpu, rows as u64 * (4 + ScoreBuffers::ROW_BYTES)),
             prompts: Prompts::new(&model, reader, capacity)?,
@@ -115,7 +115,7 @@ impl BatchSession {
         Ok(batch)
     }
 
-    /// Returns the shape of a step of `rows` rows that see at most `keys` keys.
+    /// Returns the shape of a step of `rows` rows with at most `keys` keys each.
     fn shape(&self, rows: usize, keys: usize, sampling: Sampling, scored: bool) -> StepShape {
         let shape = StepShape {
             logits: Logits::All,
@@ -127,13 +127,13 @@ impl BatchSession {
         self.model.paths.apply(shape, keys)
     }
 
-    /// Builds the steps that sequences need and runs each once on rows without a sequence, so that no sequence waits
-    /// later for the driver to compile: of every power of two of rows up to the capacity, with few keys and with many,
-    /// greedy and drawn (where the vocabulary can be drawn from), with logprobs and without; and for prompts those of
-    /// every power of two of tokens up to a chunk. Prompts of other lengths need no other pipelines.
+    /// Builds the steps that sequences need and runs each once on padding rows, so that no sequence waits for the
+    /// driver to compile: for every power of two of rows up to the capacity, with few keys and with many, greedy and
+    /// drawn (if the vocabulary can be drawn from), with and without logprobs. Also builds the steps that read prompts,
+    /// for every power of two of tokens up to a chunk; prompts of other lengths need no other pipelines.
     ///
-    /// That takes a few seconds at most where the driver has kept compiled pipelines, and a minute on a software adapter
-    /// that has not.
+    /// This takes at most a few seconds if the driver has cached the pipelines, and a minute on a software adapter if
+    /// not.
     ///
     /// # Errors
     /// When there are sequences already, or the device lacks memory or fails.
@@ -196,8 +196,7 @@ impl BatchSession {
         self.prompts.reader.context()
     }
 
-    /// Reads a prompt, and those before it that are not read yet; from the next step on its continuation is part of the
-    /// batch.
+    /// Reads a prompt and all queued before it. The next step continues them.
     ///
     /// # Errors
     /// As [`enqueue`](Self::enqueue), and when the logits after a prompt are not finite or the device fails: then neither
@@ -206,7 +205,7 @@ impl BatchSession {
         let id = self.enqueue(prompt, options)?;
         let read = self.read_all();
         if read.is_err() {
-            // It may have been this one's prompt that failed.
+            // The prompt that failed may be this one.
             let _ = self.leave(id);
         }
         read.map(|()| id)
@@ -224,10 +223,9 @@ impl BatchSession {
         }
     }
 
-    /// Adds a sequence whose prompt the following steps read, in the order in which prompts came. A step reads as many
-    /// prompts as have together no more tokens than a chunk ([`LoadOptions::prefill_chunk`](crate::LoadOptions)), or one
-    /// chunk of a longer prompt, so that no other sequence waits for more than that. The sequence yields tokens once its
-    /// prompt is read.
+    /// Queues a sequence; the following steps read its prompt, in the order of arrival. A step reads prompts of
+    /// together at most one chunk of tokens ([`LoadOptions::prefill_chunk`](crate::LoadOptions)), or one chunk of a
+    /// longer prompt, so that no sequence waits for more than that. The sequence yields tokens once its prompt is read.
     ///
     /// # Errors
     /// When the batch is full, the prompt is refused as by [`Session::prefill`], more logprobs are requested than
@@ -283,9 +281,9 @@ impl BatchSession {
         self.host_time + self.prompts.reader.host_time()
     }
 
-    /// Returns the next token of every sequence whose prompt is read, in the order in which they joined. Submits the step
-    /// after it and the oldest prompts that are not read, and does not wait for them. The end-of-sequence token is a token
-    /// like any other; a sequence leaves by itself only after the token that its context has no room for.
+    /// Returns the next token of every sequence whose prompt is read, in the order of joining. Submits the next step
+    /// and the oldest unread prompts, and does not wait for them. The end-of-sequence token is a token like any other;
+    /// a sequence leaves by itself only after the first token that its context has no room for.
     ///
     /// # Errors
     /// When the logits of a sequence are not finite: it has then left ([`contains`](Self::contains)), and the next call
@@ -303,7 +301,7 @@ impl BatchSession {
         Ok(&self.decoded)
     }
 
-    /// Turns the prompts that were read whole into sequences that decode.
+    /// Turns fully read prompts into sequences that decode.
     fn finish_reading(&mut self) -> Result<()> {
         for First { prompt, token: last, score } in self.prompts.finish(&self.model)? {
             let Prompt { id, slot, options: SequenceOptions { sampler, logprobs }, tokens, .. } = prompt;
@@ -329,7 +327,7 @@ impl BatchSession {
         Err(Error::Model(format!("the logits at position {position} of {id} are not finite numbers")))
     }
 
-    /// Reads back what the step under way chose.
+    /// Reads back what the step in flight chose.
     fn receive(&mut self) -> Result<()> {
         let Some(Flight { submission, rows, scored }) = self.flight.take() else { return Ok(()) };
         if self.sequences.iter().all(|sequence| sequence.row.is_none()) {
@@ -364,7 +362,7 @@ impl BatchSession {
         let scored = self.sequences.iter().any(|sequence| sequence.logprobs.is_some());
         let shape = self.shape(rows, keys, sampling, scored);
         self.buffers.allocate(&self.model, &shape)?;
-        // The time to build a step is none of the host's time of running it.
+        // Building a step does not count as host time.
         self.built.step(&self.model, shape, &self.buffers)?;
         let start = ThreadTime::now();
         self.write_rows(rows, random);
@@ -383,8 +381,8 @@ impl BatchSession {
         gpu.check()
     }
 
-    /// Writes the token, position and slot of each row, and its options if any row draws. A row without a sequence is at
-    /// the start of the slot that nobody reads, and takes the likeliest token.
+    /// Writes the token, position and slot of each row, and its options if any row draws. A padding row is at the start
+    /// of the slot that nothing reads, and is greedy.
     fn write_rows(&mut self, rows: usize, random: bool) {
         let (mut ids, mut positions) = ([0u32; MOST_TOKENS], [[0, self.capacity as u32]; MOST_TOKENS]);
         let mut options = [Sampler::greedy().options().packed(); MOST_TOKENS];

@@ -1,7 +1,7 @@
-//! The prompts of a batch: they wait, and one sequence reads them, several in a step if they are short.
+//! The prompts of a batch: a queue, and one sequence that reads them, several per step if they are short.
 //!
-//! A prompt is read in the chunks in which a [`Session`] alone would read it, so that what follows is the same to the
-//! last bit. Nothing waits for the device between prompts: what each left is copied away before the next one is read.
+//! A prompt is read in the same chunks as by a [`Session`], so the tokens after it are bit-identical. Nothing waits for
+//! the device between prompts: the results of one are copied away before the next one is read.
 
 use std::collections::VecDeque;
 
@@ -16,20 +16,20 @@ use crate::session::model::Loaded;
 use crate::session::ring::words;
 use crate::session::sequence::Session;
 
-/// Bytes of what a prompt leaves: the token after it, and its scores.
+/// Bytes of a record, the result of a prompt: the token after it, and its scores.
 const RECORD_BYTES: u64 = 4 + ScoreBuffers::ROW_BYTES;
 
 /// A prompt that is to become a sequence.
 #[derive(Debug)]
 pub(super) struct Prompt {
     pub(super) id: SequenceId,
-    /// Where its keys and values go.
+    /// Slot for its keys and values.
     pub(super) slot: usize,
     pub(super) options: SequenceOptions,
     pub(super) tokens: Vec<u32>,
-    /// Tokens that were handed to the reader.
+    /// Tokens handed to the reader so far.
     read: usize,
-    /// Which record holds the token after it, once it was read whole.
+    /// Number of the record with the token after it, once it is fully read.
     record: Option<usize>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct First {
     pub(super) prompt: Prompt,
     /// [`NONE`](crate::kernels::token::NONE) where logits are not finite.
     pub(super) token: u32,
-    /// Where it is requested, and logits are numbers.
+    /// The score, if requested and the logits are finite.
     pub(super) score: Option<TokenScore>,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct First {
 pub(super) struct Prompts {
     pub(super) reader: Session,
     waiting: VecDeque<Prompt>,
-    /// What the prompts left that were read whole since the last ones were taken out, `[capacity]`.
+    /// Results of the prompts read since the last [`finish`](Self::finish), `[capacity]`.
     records: BufferRange,
     recorded: usize,
     readback: Readback,
@@ -66,7 +66,8 @@ impl Prompts {
         })
     }
 
-    /// Builds what reads prompts, of every power of two of tokens up to a chunk, and runs it once; does not wait.
+    /// Builds the steps that read prompts, for every power of two of tokens up to a chunk, and runs each once; does not
+    /// wait.
     pub(super) fn prepare(&mut self, model: &Loaded, draws: bool) -> Result<()> {
         let reader = &mut self.reader;
         let chunk = vec![0; model.chunk.min(reader.context())];
@@ -96,7 +97,7 @@ impl Prompts {
         self.waiting.push_back(Prompt { id, slot, options, tokens, read: 0, record: None });
     }
 
-    /// Forgets a prompt, if it is there, and returns whether it was.
+    /// Removes a prompt and returns whether it was there.
     pub(super) fn remove(&mut self, id: SequenceId) -> bool {
         let index = self.waiting.iter().position(|prompt| prompt.id == id);
         index.and_then(|index| self.waiting.remove(index)).is_some()
@@ -106,8 +107,8 @@ impl Prompts {
         self.waiting.clear();
     }
 
-    /// Hands the reader the next chunks of the oldest prompts, as many as together have the tokens of one, and does not
-    /// wait. Those that it read before are to be taken out. A prompt with which the device fails is forgotten.
+    /// Hands the reader the next chunks of the oldest prompts, together at most one chunk of tokens, and does not wait.
+    /// Call [`finish`](Self::finish) first: the records are reused. A prompt on which the device fails is removed.
     pub(super) fn read_on(&mut self, model: &Loaded, caches: &[[BufferRange; 2]]) -> Result<()> {
         let (mut room, mut index) = (model.chunk, 0);
         self.recorded = 0;
@@ -121,14 +122,14 @@ impl Prompts {
                 self.waiting.remove(index);
                 return Err(error);
             }
-            // Only one that was read whole makes way for the next.
+            // The next prompt follows only once this one is fully read.
             index += usize::from(self.waiting[index].record.is_some());
         }
         Ok(())
     }
 
-    /// Hands the next `tokens` tokens of a prompt to the reader. After the last of them the first token of the sequence
-    /// is chosen, and what the reader cached is copied to the slot.
+    /// Hands the next `tokens` tokens of a prompt to the reader. After the last of them it chooses the first token of
+    /// the sequence, and copies what the reader cached to the slot.
     fn read_chunk(
         &mut self,
         model: &Loaded,
@@ -159,14 +160,14 @@ impl Prompts {
         model.gpu.check()
     }
 
-    /// Takes out the prompts that were read whole, with what follows each; waits for the last of them. Where the device
-    /// fails they are forgotten.
+    /// Removes the fully read prompts and returns what follows each; waits for the last of them. If the device fails
+    /// they are lost.
     pub(super) fn finish(&mut self, model: &Loaded) -> Result<Vec<First>> {
         let is_read = |prompt: &Prompt| prompt.record.is_some();
         if !self.waiting.iter().any(is_read) {
             return Ok(Vec::new());
         }
-        // None is read before those that came earlier.
+        // Prompts are read in order.
         let read = self.waiting.partition_point(is_read);
         let read: Vec<Prompt> = self.waiting.drain(..read).collect();
         let records = self.records.slice(0, self.recorded as u64 * RECORD_BYTES);
@@ -177,7 +178,7 @@ impl Prompts {
 }
 
 impl First {
-    /// Returns what a prompt left in its record.
+    /// Returns what follows a prompt, from its record.
     fn of_records(prompt: Prompt, bytes: &[u8]) -> Self {
         let record = prompt.record.expect("a prompt that was read whole has a record");
         let (token, scores) = bytes[record * RECORD_BYTES as usize..].split_at(4);
@@ -188,8 +189,8 @@ impl First {
     }
 }
 
-/// Yields the keys and values that the reader cached, and where each goes in a slot of a batch's caches: the first rows of
-/// each head of `[heads, S, Dh]` in `[slots, heads, S, Dh]`.
+/// Yields the reader's cached keys and values, each with its destination in a slot of a batch's caches: the first rows
+/// of each head of `[heads, S, Dh]` in `[slots, heads, S, Dh]`.
 fn adopted(
     model: &Loaded,
     caches: &[[BufferRange; 2]],

@@ -7,7 +7,7 @@ use crate::kernels::token;
 use crate::sampler::Sampler;
 use crate::session::logprobs::TokenScore;
 
-/// Identity of a sequence in a [`BatchSession`](super::BatchSession). It is not used again after the sequence has left.
+/// Identity of a sequence in a [`BatchSession`](super::BatchSession). Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SequenceId(pub(super) u64);
 
@@ -40,7 +40,7 @@ pub struct Decoded {
     pub sequence: SequenceId,
     /// Its next token.
     pub token: u32,
-    /// The score of the token, where the options of the sequence request it.
+    /// The score of the token, if the options of the sequence request it.
     pub logprob: Option<TokenScore>,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Sequence {
     /// The token chosen last, which is not cached.
     pub(super) last: u32,
     pub(super) score: Option<TokenScore>,
-    /// Its row of the step that is under way.
+    /// Its row in the step in flight.
     pub(super) row: Option<usize>,
 }
 
@@ -66,7 +66,7 @@ impl Sequence {
         Decoded { sequence: self.id, token: self.last, logprob: self.score }
     }
 
-    /// Returns whether no token could be chosen, or the choice not be scored.
+    /// Returns whether no token could be chosen, or the choice could not be scored.
     pub(super) fn is_broken(&self) -> bool {
         self.last == token::NONE || self.logprobs.is_some() && self.score.is_none()
     }
