@@ -34,7 +34,7 @@ impl Stream {
         Self { key: key(name, seed), offset, scale }
     }
 
-    /// Writes the values from number `first` on, not yet rounded to a stored type.
+    /// Writes the values from index `first` on, not yet rounded to a stored type.
     pub(super) fn fill(&self, first: usize, out: &mut [f32]) {
         for (i, out) in (first as u64..).zip(out) {
             *out = self.offset + self.scale * uniform(self.key, i);

@@ -1,4 +1,4 @@
-//! The keys of a `config.json`: values of a type and within limits, or a refusal that names file, key and value.
+//! The keys of a `config.json`: values of a type and within limits, or an error that names file, key and value.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;

@@ -44,7 +44,7 @@ pub struct WeightPart {
     pub tensor: TensorId,
     /// Published name of the whole weight.
     pub name: String,
-    /// Which part of the layout's list of row ranges.
+    /// Index in the layout's list of row ranges.
     pub part: usize,
 }
 
@@ -55,17 +55,17 @@ pub struct StepGraph {
     pub graph: Graph,
     /// Token ids, `[T]` u32.
     pub ids: TensorId,
-    /// Tokens cached before the step, `[1]` u32, which a step that chooses by its last row advances; of a batch the
+    /// Tokens cached before the step, `[1]` u32; a step that chooses by its last row advances it. Of a batch the
     /// (position, slot) of each row, `[T, 2]` u32.
     pub position: TensorId,
-    /// The token at each position that a step found, `[S + 1]` u32: at `p` the one whose key and value stand or
-    /// will stand at `p`.
+    /// The token at each position, as the steps found it, `[S + 1]` u32: at `p` the one whose key and value are cached,
+    /// or will be, at `p`.
     pub history: TensorId,
-    /// Options of a drawing, `[16]` u32, of a batch those of each row, `[T, 16]`.
+    /// Sampling options, `[16]` u32, of a batch those of each row, `[T, 16]`.
     pub options: TensorId,
     /// 1 + the newest position of each id, or 0, `[V]` u32, of a batch `[slots, V]`.
     pub last_seen: TensorId,
-    /// What every row of logits chooses, `[T]` u32.
+    /// The token chosen for each row of logits, `[T]` u32.
     pub drawn: TensorId,
     /// RoPE table, `[S, Dh]` f32: cosines, then sines.
     pub rope: TensorId,
@@ -73,20 +73,20 @@ pub struct StepGraph {
     pub caches: Vec<[TensorId; 2]>,
     /// Logits, `[R, V]` f32 with `R` from 1 to `T`.
     pub logits: Option<TensorId>,
-    /// The token of each row of logits that is scored where none is chosen, `[R]` u32.
+    /// The token of each row of logits to score if none is chosen, `[R]` u32.
     pub targets: TensorId,
-    /// Log-probabilities by each row of logits: of its token, then of the likeliest, `[R, 1 + TOP]` f32.
+    /// Log-probabilities for each row of logits: of its token, then of the likeliest, `[R, 1 + TOP]` f32.
     pub scores: TensorId,
-    /// The likeliest tokens by each row of logits, `[R, TOP]` u32.
+    /// The likeliest tokens of each row of logits, `[R, TOP]` u32.
     pub likeliest: TensorId,
     /// Every weight part that an operation binds.
     pub weights: Vec<WeightPart>,
 }
 
-/// Returns the graph that draws a token from the logits that a step left, and is no step itself: the position has to
-/// be one less than where the token goes.
+/// Returns a graph that draws a token from the logits of the last step. It is no step itself: the position has to be
+/// one less than that of the token.
 pub fn drawing(config: &Config, layout: &Layout, context: usize) -> StepGraph {
-    // Of the shape only the context and the choice matter: no cache is touched.
+    // Of the shape, only the context and the sampling matter: no cache is touched.
     let shape = StepShape { sampling: Some(Sampling::Random), ..StepShape::greedy(1, context, DType::F16) };
     let mut builder = Builder::new(config, layout, shape);
     let logits = builder.logits(1);
@@ -94,7 +94,7 @@ pub fn drawing(config: &Config, layout: &Layout, context: usize) -> StepGraph {
     builder.step
 }
 
-/// Returns the graph that scores a target by the logits that a step left, and is no step itself.
+/// Returns a graph that scores a target by the logits of the last step. It is no step itself.
 pub fn scoring(config: &Config, layout: &Layout) -> StepGraph {
     let shape = StepShape { sampling: None, scored: true, ..StepShape::greedy(1, 1, DType::F16) };
     let mut builder = Builder::new(config, layout, shape);
@@ -158,7 +158,7 @@ impl<'a> Builder<'a> {
         for layer in 0..self.config.layers.len() {
             let q = self.project(layer, x);
             if self.shape.logits == Logits::None && layer + 1 == self.config.layers.len() {
-                // Nothing but the cache is wanted, and it is written.
+                // Only the cache is needed, and it is written.
                 return self.step;
             }
             x = self.attend(layer, x, q);

@@ -1,5 +1,5 @@
-//! The text of an answer, as tokens arrive: whole characters, nothing behind a stop string, and the
-//! log-probabilities in the form of OpenAI's completions.
+//! The text of an answer, as tokens arrive: whole characters, nothing after a stop string, and the log-probabilities in
+//! the form of OpenAI's completions.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -19,11 +19,11 @@ pub(super) struct Piece {
     pub(super) finish_reason: Option<&'static str>,
 }
 
-/// What is told of each token of a piece.
+/// The log-probabilities of a piece's tokens.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Logprobs {
     tokens: Vec<String>,
-    /// Natural logarithms; none for the first token of a prompt, which follows nothing.
+    /// Natural logarithms; `None` for the first token of a prompt: nothing precedes it.
     token_logprobs: Vec<Option<f64>>,
     top_logprobs: Vec<Option<Map<String, Value>>>,
     /// Where each token begins in the text of the choice, in characters.
@@ -44,21 +44,21 @@ impl Piece {
         }
     }
 
-    /// Tells whether a stream can do without it.
+    /// Returns whether a stream can leave it out.
     pub(super) fn is_empty(&self) -> bool {
         self.text.is_empty() && self.logprobs.is_none() && self.finish_reason.is_none()
     }
 }
 
-/// Makes the text of one choice.
+/// Builds the text of one choice.
 pub(super) struct Writer<'a> {
     index: usize,
     tokenizer: &'a Tokenizer,
     stream: TextStream<'a>,
     stops: StopFilter,
-    /// How many of the likeliest tokens are told beside each.
+    /// How many of the likeliest tokens are listed with each.
     logprobs: Option<usize>,
-    /// Characters of the text so far, also of what is held back.
+    /// Characters of the text so far, including those held back.
     offset: usize,
 }
 
@@ -68,9 +68,9 @@ impl<'a> Writer<'a> {
         Ok(Self { index, tokenizer, stream, stops, logprobs: how.logprobs, offset: 0 })
     }
 
-    /// Returns the prompt as a piece if it is to be repeated: the text of its tokens, where special ones are none even
-    /// if they were written out. `scores` are those of all tokens but the first; without
-    /// them nothing is told of its tokens.
+    /// Returns the prompt as a piece if `echo` repeats it: the text of its tokens, without special tokens even if the
+    /// prompt spelled them out. `scores` are those of all tokens but the first; without them the piece has no
+    /// log-probabilities.
     pub(super) fn prompt(
         &mut self,
         prompt: &Prompt,
@@ -93,7 +93,7 @@ impl<'a> Writer<'a> {
         Ok(echo.then_some(Piece { index: self.index, text, logprobs, finish_reason: None }))
     }
 
-    /// Returns what a token adds. The end of the text is not text.
+    /// Returns the piece that a token adds. The end-of-sequence token adds no text.
     pub(super) fn token(&mut self, id: u32, score: Option<&TokenScore>) -> Result<Piece> {
         let mut logprobs = self.logprobs.map(|_| Logprobs::default());
         if let Some(logprobs) = &mut logprobs {
@@ -106,7 +106,7 @@ impl<'a> Writer<'a> {
         Ok(Piece { index: self.index, text: passed.text, logprobs, finish_reason })
     }
 
-    /// Returns what was held back.
+    /// Returns the text that was held back.
     pub(super) fn end(mut self, reason: &'static str) -> Piece {
         let passed = self.stops.push(&self.stream.finish());
         let (mut text, mut finish_reason) = (passed.text, reason);
@@ -127,7 +127,7 @@ impl<'a> Writer<'a> {
             Some(score) => {
                 let mut top = Map::new();
                 for &(id, logprob) in score.top().iter().take(self.logprobs.unwrap_or(0)) {
-                    // Of tokens that look alike the likelier is told.
+                    // Of tokens with the same text, list the likelier.
                     top.entry(name(self.tokenizer, id)?).or_insert(json!(f64::from(logprob)));
                 }
                 top.entry(token.clone()).or_insert(json!(f64::from(score.logprob)));
@@ -139,7 +139,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Returns a token as text; bytes that are none by themselves as OpenAI spells them, `bytes:\xe2\x80`.
+/// Returns a token as text; bytes that are no whole characters are spelled as by OpenAI, `bytes:\xe2\x80`.
 fn name(tokenizer: &Tokenizer, id: u32) -> Result<String> {
     let bytes = tokenizer.bytes(id)?;
     if bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! Connections: how many, how slow they may be, and how they end.
+//! Connections: their number, their time limits, and how they end.
 
 use std::future::Future;
 use std::pin::pin;
@@ -22,10 +22,10 @@ use super::metrics::Metrics;
 
 /// Most bytes of a request's head.
 const HEAD_BYTES: usize = 64 << 10;
-/// How long to wait when the system has no more connections.
+/// Pause after the system could not accept a connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers requests until `stop`, and then those that were begun; what is not answered in time is dropped.
+/// Answers requests until `stop`, then finishes those in flight; what is not answered in time is dropped.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -36,7 +36,7 @@ pub(super) async fn serve(
     let (free, graceful) = (Arc::new(Semaphore::new(options.connections)), GracefulShutdown::new());
     let (mut stop, mut open) = (pin!(stop), JoinSet::new());
     loop {
-        // A client without a place waits in the queue of the system.
+        // Clients beyond the limit wait in the system's queue.
         let accepted = async {
             let place = Arc::clone(&free).acquire_owned().await;
             (place, listener.accept().await)
@@ -57,7 +57,7 @@ pub(super) async fn serve(
         let connection = graceful.watch(connection(stream, &router, options));
         let counted = Counted::new(&metrics.connections);
         open.spawn(async move {
-            // A client that breaks off is no fault of ours.
+            // A client that disconnects is not the server's error.
             let _ = connection.await;
             drop((counted, place));
         });
@@ -70,7 +70,7 @@ pub(super) async fn serve(
     open.shutdown().await;
 }
 
-/// A connection as the metrics count it, however it ends.
+/// Counts a connection in the metrics until it ends, however it ends.
 struct Counted(Gauge);
 
 impl Counted {
@@ -86,13 +86,13 @@ impl Drop for Counted {
     }
 }
 
-/// Returns what answers the requests of a connection, one after the other.
+/// Returns the future that answers the requests of a connection, one after the other.
 fn connection(
     stream: TcpStream,
     router: &Router,
     options: &Options,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send + use<> {
-    // Tokens are small and should not wait for each other.
+    // Each token is a small packet that must not wait for the next.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(options.write_timeout));

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// What is wrong with the device, if anything.
+/// The device's error, if it fails.
 #[derive(Debug, Default)]
 pub(super) struct Health(Mutex<Option<String>>, AtomicBool);
 
@@ -17,7 +17,7 @@ impl Health {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    /// Remembers that the device works, if it did not.
+    /// Records that the device works again.
     pub(super) fn recover(&self) {
         if self.is_failing() {
             self.set(None);

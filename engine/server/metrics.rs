@@ -1,4 +1,4 @@
-//! What is counted and timed, for Prometheus.
+//! Counters and times for Prometheus.
 
 use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
 use prometheus_client::metrics::counter::Counter;
@@ -28,7 +28,7 @@ pub(super) struct Metrics {
     pub(super) first_token: Histogram,
     /// Seconds between tokens of a sequence.
     pub(super) next_token: Histogram,
-    /// Sequences of a step.
+    /// Sequences per step.
     pub(super) batch: Histogram,
 }
 
@@ -54,20 +54,20 @@ impl Metrics {
 
     fn registry(self) -> Registry {
         let mut all = Registry::with_prefix("samara");
-        all.register("requests", "Requests by path and status; 499: the client left first", self.answers);
+        all.register("requests", "Requests by path and status; 499: the client disconnected", self.answers);
         all.register("connections", "Open connections", self.connections);
-        all.register("queue_depth", "Prompts that wait", self.queued);
+        all.register("queue_depth", "Prompts in the queue", self.queued);
         all.register("running_sequences", "Sequences that decode", self.running);
         all.register("cancelled_sequences", "Prompts and sequences whose client left", self.cancelled);
         all.register("prompt_tokens", "Tokens of prompts read", self.prompt_tokens);
         all.register("generated_tokens", "Tokens generated", self.generated_tokens);
         all.register(
             "time_to_first_token_seconds",
-            "From the arrival of a request to the first token",
+            "Time from the arrival of a request to the first token",
             self.first_token,
         );
-        all.register("time_per_token_seconds", "Between tokens of a sequence", self.next_token);
-        all.register("batch_size", "Sequences of a step", self.batch);
+        all.register("time_per_token_seconds", "Time between tokens of a sequence", self.next_token);
+        all.register("batch_size", "Sequences per step", self.batch);
         all
     }
 }

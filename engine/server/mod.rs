@@ -35,22 +35,22 @@ use queue::Queue;
 use routes::Shared;
 use scheduler::Scheduler;
 
-/// Most prompts whose scoring shares a step.
+/// Most prompts that are scored in one step.
 const SCORED_TOGETHER: usize = 16;
 
-/// Bytes of an answer that the system holds for a client that does not read, so that it is found out soon.
+/// Bytes of an answer that the system buffers for a client: few, so that one that does not read is found out soon.
 const SENT_BYTES: usize = 256 << 10;
-/// How long the engine may take to end once the connections have: for the longest step, or prompts that are scored.
+/// How long the engine may take to end after the last connection: enough for the longest step, or for scoring prompts.
 const LAST_STEP: Duration = Duration::from_secs(30);
 /// Largest limits that can be set: counts, bytes and seconds.
 const MOST_COUNT: usize = 1 << 20;
 const MOST_BYTES: usize = 1 << 30;
 const MOST_SECONDS: u64 = 24 * 60 * 60;
 
-/// Limits of a server, and what its model is called.
+/// Limits of a server, and the name of its model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// What requests call the model.
+    /// Name of the model in requests.
     pub name: String,
     /// Most sequences that decode together, 1 to 64.
     pub sequences: usize,
@@ -68,9 +68,9 @@ pub struct Options {
     pub connections: usize,
     /// How long the head of a request may take to arrive, and then its body.
     pub read_timeout: Duration,
-    /// How long a client may take no byte of an answer.
+    /// How long a client may leave an answer unread.
     pub write_timeout: Duration,
-    /// How long answers under way may take once the server is to stop.
+    /// How long in-flight answers may take once the server is to stop.
     pub drain: Duration,
 }
 
@@ -93,7 +93,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Refuses limits under which nothing could be answered, or that limit nothing.
+    /// Rejects limits under which nothing could be answered, or that limit nothing.
     ///
     /// # Errors
     /// [`Error::Input`] when one is 0 or too large, named as the command line names it: counts are at most 2^20, bytes
@@ -128,7 +128,7 @@ impl Options {
     }
 }
 
-/// A model that waits for requests.
+/// A model that is ready for requests.
 ///
 /// # Examples
 /// ```no_run
@@ -148,26 +148,26 @@ pub struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
     engine: JoinHandle<()>,
-    /// Their other ends are dropped when the engine ends.
+    /// The engine drops the senders when it ends.
     ended: oneshot::Receiver<()>,
     done: mpsc::Receiver<()>,
 }
 
 impl Server {
-    /// Takes an address such as `127.0.0.1:8080`, port 0 for a free one, and makes a model ready
+    /// Listens on an address such as `127.0.0.1:8080`, port 0 for a free one, and warms up the model
     /// ([`BatchSession::prepare`](crate::BatchSession::prepare), [`Scorer::prepare`](crate::Scorer::prepare)).
     ///
     /// # Errors
-    /// When an option is out of range, the address cannot be had, or the device lacks memory for the caches.
+    /// When an option is out of range, the address is not available, or the device lacks memory for the caches.
     pub fn bind(address: &str, model: &Model, tokenizer: Tokenizer, options: Options) -> Result<Self> {
         options.check()?;
         let taken = |e| Error::io("listen on", address, e);
         let listener = TcpListener::bind(address).map_err(taken)?;
         listener.set_nonblocking(true).map_err(taken)?;
-        // Connections have it from the listener.
+        // Connections inherit it from the listener.
         SockRef::from(&listener).set_send_buffer_size(SENT_BYTES).map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        // Who connects meanwhile waits; the first requests do not.
+        // Clients that connect during the warm-up wait; requests do not wait for it later.
         let mut batch = model.batch(options.sequences, options.context)?;
         batch.prepare()?;
         let mut scorer = model.scorer(options.sequences.min(SCORED_TOGETHER), Some(batch.context()))?;
@@ -203,17 +203,17 @@ impl Server {
         Ok(Self { listener, address, shared: Arc::new(shared), engine, ended, done })
     }
 
-    /// Returns where the server listens.
+    /// Returns the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers requests until `stop`, and then those that were begun, for at most [`Options::drain`]. The step that is
-    /// under way then may take half a minute more.
+    /// Answers requests until `stop`, then finishes those in flight, for at most [`Options::drain`]. The running step
+    /// may take half a minute more.
     ///
     /// # Errors
-    /// When the system gives no threads, the engine broke off, or it was not done half a minute after the last
-    /// connection; in that case its thread works on.
+    /// When the system provides no threads, the engine panicked, or it still runs half a minute after the last
+    /// connection; then its thread keeps running.
     pub fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
         let Self { listener, address, shared, engine, ended, done } = self;
         let failed = |e| Error::io("listen on", address.to_string(), e);
@@ -230,20 +230,20 @@ impl Server {
             connections::serve(listener, router, &shared.options, &shared.metrics, stop).await;
             Ok(())
         })?;
-        // What is left of the connections goes with them; then no job can come any more.
+        // This drops the remaining connections, so that no job can arrive any more.
         runtime.shutdown_timeout(Duration::from_secs(1));
         drop(shared);
         if done.recv_timeout(LAST_STEP) == Err(RecvTimeoutError::Timeout) {
             let seconds = LAST_STEP.as_secs();
             return Err(Error::Gpu(format!(
-                "the device was still at work {seconds} seconds after the last answer"
+                "the device was still busy {seconds} seconds after the last answer"
             )));
         }
-        engine.join().map_err(|_| Error::Gpu("the engine broke off: what it printed says why".to_owned()))
+        engine.join().map_err(|_| Error::Gpu("the engine panicked: standard error says why".to_owned()))
     }
 }
 
-/// Waits until the program is asked to stop: by Ctrl-C, and on Unix by SIGTERM.
+/// Waits for a request to stop: Ctrl-C, or on Unix SIGTERM.
 pub async fn signal() {
     #[cfg(unix)]
     {
@@ -259,7 +259,7 @@ pub async fn signal() {
     let _ = tokio::signal::ctrl_c().await;
 }
 
-/// Returns the most bytes of text that a token stands for, as the vocabulary spells it or as it is read.
+/// Returns the most bytes of text that one token stands for, as the vocabulary spells it or as it is decoded.
 fn longest(tokenizer: &Tokenizer) -> usize {
     let bytes = |id| {
         let spelled = tokenizer.id_to_token(id).map_or(0, |token| token.len());

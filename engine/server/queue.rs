@@ -1,6 +1,6 @@
-//! The queue: prompts on their way from the requests to the scheduler, and the channels on which answers come back.
+//! The queue: prompts on their way from requests to the scheduler, and the channels on which answers come back.
 //!
-//! A prompt has a place in the queue from its arrival until the batch takes it, or the scorer has done all of it.
+//! A prompt takes a slot of the queue from its arrival until the batch takes it, or the scorer has done all of it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use super::request::How;
 use crate::sampler::Sampler;
 use crate::session::{Scoring, TokenScore};
 
-/// Tokens that are scored together while others wait for their next token; one prompt may have more.
+/// Tokens scored together while other prompts wait for their next token; one prompt may have more.
 const SCORED_TOKENS: usize = 512;
 
-/// What becomes of a prompt; the last is `End` or `Failed`.
+/// An event of a prompt; the last is `End` or `Failed`.
 #[derive(Debug)]
 pub(super) enum Event {
     /// The scores of all tokens of the prompt but the first.
     Prompt(Vec<TokenScore>),
     Token(u32, Option<TokenScore>),
-    /// Why the text ended, as OpenAI says it.
+    /// OpenAI's reason why the text ended.
     End(&'static str),
     Failed(Refusal),
 }
@@ -36,22 +36,22 @@ pub(super) struct Job {
     /// Has room for the whole answer.
     pub(super) reply: mpsc::Sender<Event>,
     pub(super) arrived: Instant,
-    /// Given back as soon as the batch takes the prompt, or the scorer has done all of it.
+    /// Released as soon as the batch takes the prompt, or the scorer has done all of it.
     _place: OwnedSemaphorePermit,
 }
 
 impl Job {
-    /// Tells whether scoring the prompt also tells all that is to follow it: the likeliest token.
+    /// Returns whether scoring the prompt also yields all that follows it: the likeliest token.
     pub(super) fn ends_with_scores(&self) -> bool {
         self.how.max_tokens == 1 && is_greedy(&self.how)
     }
 
-    /// Returns what is to be scored: all but the first token, and what follows the last, if that is all.
+    /// Returns what to score: all but the first token and, if that is all, what follows the last.
     pub(super) fn scoring(&self) -> Scoring {
         let mut tokens = self.prompt.clone();
         let wanted = self.how.logprobs.unwrap_or(0);
         if self.ends_with_scores() {
-            // Any token will do: the likeliest one is told beside it.
+            // Any token will do: the likeliest one is listed with it.
             tokens.push(0);
             return Scoring { tokens, from: 1, top: wanted.max(1) };
         }
@@ -63,13 +63,13 @@ fn is_greedy(how: &How) -> bool {
     Sampler::new(how.sampling.clone()).is_ok_and(|sampler| sampler.is_greedy())
 }
 
-/// Hands out an event; the channel has room for it, and who has left is dropped soon.
+/// Sends an event; the channel has room for it, and a disconnected client is dropped soon.
 pub(super) fn send(reply: &mpsc::Sender<Event>, event: Event) {
     let sent = reply.try_send(event);
     debug_assert!(!matches!(sent, Err(mpsc::error::TrySendError::Full(_))));
 }
 
-/// Where requests hand in prompts.
+/// The end of the queue where requests submit prompts.
 #[derive(Debug)]
 pub(super) struct Queue {
     places: Arc<Semaphore>,
@@ -78,7 +78,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Returns a queue, and where its jobs come out.
+    /// Returns both ends of a queue.
     pub(super) fn new(capacity: usize) -> (Self, Backlog) {
         let (jobs, out) = channel();
         let backlog = Backlog { jobs: out, unscored: VecDeque::new(), waiting: VecDeque::new() };
@@ -90,7 +90,7 @@ impl Queue {
         self.capacity - self.places.available_permits()
     }
 
-    /// Lets all of some prompts in, or none, and returns where their answers come out.
+    /// Admits all of some prompts, or none, and returns the channels of their answers.
     pub(super) fn push(
         &self,
         prompts: Vec<Vec<u32>>,
@@ -102,7 +102,7 @@ impl Queue {
         let mut places = Arc::clone(&self.places).try_acquire_many_owned(wanted).map_err(|_| busy())?;
         let arrived = Instant::now();
         let each = prompts.into_iter().map(|prompt| {
-            // One event for each token, one for the prompt, one for the end.
+            // One event per token, one for the prompt, one for the end.
             let (reply, events) = mpsc::channel(how.max_tokens + 2);
             let place = places.split(1).ok_or_else(busy)?;
             let job = Job { prompt, how: how.clone(), reply, arrived, _place: place };
@@ -113,19 +113,19 @@ impl Queue {
     }
 }
 
-/// The prompts that came out of the queue and are not begun.
+/// The prompts that left the queue and are not started.
 #[derive(Debug)]
 pub(super) struct Backlog {
     jobs: Receiver<Job>,
-    /// Those that are to be scored first.
+    /// Prompts to score first.
     unscored: VecDeque<Job>,
-    /// Those that the batch takes next.
+    /// Prompts that the batch takes next.
     waiting: VecDeque<Job>,
 }
 
 impl Backlog {
-    /// Takes in what is in the queue, and waits for a job if there is none and nothing else is to do (`busy`): for
-    /// `patience`, or as long as it takes. Returns whether there is something to do, or may be.
+    /// Takes jobs from the queue. If there is none and nothing else to do (not `busy`), waits for one: for `patience`,
+    /// or without limit. Returns whether there is, or may be, something to do.
     pub(super) fn receive(&mut self, busy: bool, patience: Option<Duration>) -> bool {
         if !busy && self.is_empty() {
             let first = match patience {
@@ -156,13 +156,13 @@ impl Backlog {
         self.unscored.is_empty() && self.waiting.is_empty()
     }
 
-    /// Drops the prompts whose answers nobody waits for.
+    /// Drops the prompts whose clients disconnected.
     pub(super) fn forget_who_left(&mut self) {
         self.unscored.retain(|job| !job.reply.is_closed());
         self.waiting.retain(|job| !job.reply.is_closed());
     }
 
-    /// Takes the prompts that came first out of those to score: [`SCORED_TOKENS`] at most, but one at least.
+    /// Takes the oldest prompts to score: at most [`SCORED_TOKENS`] tokens, but at least one prompt.
     pub(super) fn take_unscored(&mut self) -> Vec<Job> {
         let (mut jobs, mut tokens) = (Vec::new(), 0);
         while let Some(job) = self.unscored.front() {
@@ -175,12 +175,12 @@ impl Backlog {
         jobs
     }
 
-    /// Lets a prompt that was scored wait for the batch.
+    /// Adds a scored prompt to those that wait for the batch.
     pub(super) fn push_scored(&mut self, job: Job) {
         self.waiting.push_back(job);
     }
 
-    /// Takes the prompt that the batch takes next.
+    /// Takes the next prompt for the batch.
     pub(super) fn take_waiting(&mut self) -> Option<Job> {
         self.waiting.pop_front()
     }
@@ -195,7 +195,7 @@ impl Backlog {
 mod tests {
     use super::*;
 
-    /// Greedily as many tokens, and the scores of the prompt.
+    /// Greedy with this many tokens, and the scores of the prompt.
     fn scored(max_tokens: usize) -> How {
         How { echo: true, logprobs: Some(0), ..How::greedy(max_tokens) }
     }
@@ -218,7 +218,7 @@ mod tests {
         assert!(backlog.receive(false, None));
         assert_eq!(queue.len(), 2);
         let first = backlog.take_waiting().unwrap();
-        // A token each, the prompt and the end.
+        // One event per token, the prompt and the end.
         assert_eq!((first.prompt.len(), first.reply.max_capacity()), (1, 7));
         drop(first);
         assert_eq!(queue.len(), 1);
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(lengths(&backlog.take_unscored()), [SCORED_TOKENS + 1]);
         let jobs = backlog.take_unscored();
         assert_eq!(lengths(&jobs), [500, 12]);
-        // Behind what waited already.
+        // After those that waited already.
         jobs.into_iter().for_each(|job| backlog.push_scored(job));
         assert_eq!(lengths(&backlog.take_unscored()), [1]);
         let waiting: Vec<Job> = std::iter::from_fn(|| backlog.take_waiting()).collect();

@@ -1,4 +1,4 @@
-//! Answers that say why there is no other: OpenAI's error object with its status.
+//! Error responses: OpenAI's error object with its status.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -12,7 +12,7 @@ use crate::error::Error;
 pub(super) struct Refusal {
     status: StatusCode,
     message: String,
-    /// The field of the request that is meant.
+    /// The field of the request at fault.
     param: Option<&'static str>,
     code: Option<&'static str>,
 }
@@ -22,12 +22,12 @@ impl Refusal {
         Self { status, message: message.into(), param: None, code: None }
     }
 
-    /// A request that is wrong by itself.
+    /// A request that is invalid by itself.
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// A field with a value that cannot be had.
+    /// A field with an invalid value.
     pub(super) fn field(param: &'static str, message: impl Into<String>) -> Self {
         Self { param: Some(param), ..Self::invalid(message) }
     }
@@ -66,13 +66,13 @@ impl Refusal {
 
     pub(super) fn busy(prompts: usize, free: usize, places: usize) -> Self {
         let message = format!(
-            "the queue is full: {free} of its {places} places are free, and the request needs {prompts}; try again \
+            "the queue is full: {free} of its {places} slots are free, and the request needs {prompts}; try again \
              later"
         );
         Self { code: Some("queue_full"), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }
     }
 
-    /// The engine is gone.
+    /// The engine has ended.
     pub(super) fn stopped() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping")
     }

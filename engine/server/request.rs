@@ -1,4 +1,4 @@
-//! What `/v1/completions` is asked: OpenAI's fields, those that samara has beside them, and what they may be.
+//! The body of `/v1/completions`: OpenAI's fields, samara's additions, and their limits.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -10,13 +10,13 @@ use super::refusal::Refusal;
 use crate::sampler::{Sampler, SamplerOptions};
 use crate::tokenizer::Tokenizer;
 
-/// Most of the likeliest tokens that are told beside each token.
+/// Most of the likeliest tokens that are listed with each token.
 const MOST_LOGPROBS: u64 = 5;
 const MOST_STOPS: usize = 4;
-/// Most bytes of a text to stop before: as much of an answer may be held back.
+/// Most bytes of a stop string: this much of an answer may be held back.
 const STOP_BYTES: usize = 256;
 
-/// The body as it is sent. Fields that do nothing here are taken at the value that asks for nothing.
+/// The body as it is sent. Fields without effect here are accepted at their neutral value.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
@@ -53,34 +53,34 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-/// A request that can be answered.
+/// A valid request.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) prompts: Vec<Prompt>,
     pub(super) how: How,
     pub(super) stream: bool,
-    /// Tell the usage at the end of the stream.
+    /// Report the usage at the end of the stream.
     pub(super) usage: bool,
 }
 
-/// What holds for every prompt of a request.
+/// The options of every prompt of a request.
 #[derive(Clone, Debug)]
 pub(super) struct How {
     pub(super) max_tokens: usize,
     pub(super) sampling: SamplerOptions,
     pub(super) stops: Vec<String>,
     pub(super) echo: bool,
-    /// How many of the likeliest tokens are told beside each token.
+    /// How many of the likeliest tokens are listed with each token.
     pub(super) logprobs: Option<usize>,
 }
 
-/// Text to go on from.
+/// A prompt to continue.
 #[derive(Debug, PartialEq)]
 pub(super) struct Prompt {
     pub(super) ids: Vec<u32>,
 }
 
-/// What requests are checked against.
+/// The limits that requests are checked against.
 pub(super) struct Checks<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) bos: u32,
@@ -91,9 +91,9 @@ pub(super) struct Checks<'a> {
     pub(super) options: &'a Options,
 }
 
-/// Reads JSON, and names the field that is wrong.
+/// Reads JSON; an error names the field at fault.
 pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    // serde would take a list for the fields in their order.
+    // serde would accept a list of the fields in order.
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
         return Err(Refusal::invalid("the body of the request is a list: expected an object"));
     }
@@ -110,7 +110,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal
 }
 
 impl Checks<'_> {
-    /// Returns what a body asks for.
+    /// Returns the request in a body.
     pub(super) fn asked(&self, body: &[u8]) -> Result<Asked, Refusal> {
         let body: Body = parse(body)?;
         self.model(body.model.as_deref())?;
@@ -193,7 +193,7 @@ impl Checks<'_> {
     }
 
     fn text(&self, text: &str, special: bool) -> Result<Prompt, Refusal> {
-        // Before it takes time: so many tokens cannot stand for it.
+        // Checked before tokenizing takes time: so few tokens cannot hold so much text.
         let most = self.context.saturating_mul(self.token_bytes);
         if text.len() > most {
             let message = format!(
@@ -254,7 +254,7 @@ impl Body {
     fn sampling(&self) -> Result<SamplerOptions, Refusal> {
         let options = SamplerOptions {
             temperature: self.temperature.unwrap_or(1.0),
-            // vLLM's -1 is all.
+            // vLLM's -1 means all.
             top_k: self.top_k.map_or(0, |k| usize::try_from(k).unwrap_or(0)),
             top_p: self.top_p.unwrap_or(1.0),
             min_p: self.min_p.unwrap_or(0.0),
@@ -283,7 +283,7 @@ impl Body {
         Ok(options)
     }
 
-    /// Refuses what OpenAI has and samara has not.
+    /// Rejects fields of OpenAI's that samara does not support.
     fn refuse_unsupported(&self) -> Result<(), Refusal> {
         let only = |field, value: String, neutral: &str| {
             let message = format!("`{field}` is {value}: only {neutral} is supported");
@@ -309,7 +309,7 @@ impl Body {
     }
 }
 
-/// Returns the texts to stop before.
+/// Returns the stop strings.
 fn stops(stop: Option<&Value>) -> Result<Vec<String>, Refusal> {
     let refuse = |message: String| Refusal::field("stop", message);
     let list = match stop {
@@ -335,12 +335,12 @@ fn stops(stop: Option<&Value>) -> Result<Vec<String>, Refusal> {
 }
 
 impl How {
-    /// Tells whether the tokens of the prompt have to be scored.
+    /// Returns whether the tokens of the prompt have to be scored.
     pub(super) fn scores_prompt(&self) -> bool {
         self.echo && self.logprobs.is_some()
     }
 
-    /// Returns what asks for the likeliest tokens and nothing beside them.
+    /// Returns options that request the likeliest tokens and nothing else.
     #[cfg(test)]
     pub(super) fn greedy(max_tokens: usize) -> Self {
         Self {

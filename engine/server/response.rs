@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::answer::Piece;
 use super::refusal::Refusal;
 
-/// What is around the choices of every answer.
+/// The fields around the choices of every answer.
 pub(super) struct Envelope {
     pub(super) id: String,
     pub(super) created: u64,
@@ -40,7 +40,7 @@ impl Usage {
     }
 }
 
-/// A piece, and whether it is one of a token.
+/// A piece, and how many generated tokens it stands for.
 pub(super) type Written = Result<(Piece, usize), Refusal>;
 
 /// Returns the whole answer.
@@ -64,7 +64,7 @@ pub(super) async fn gathered(
     Ok(Json(answer).into_response())
 }
 
-/// Returns the answer as it grows, as server-sent events; `usage` comes at the end if it is asked for.
+/// Returns the answer as it grows, as server-sent events; `usage` comes at the end if requested.
 pub(super) fn streamed(
     envelope: Envelope,
     pieces: mpsc::Receiver<Written>,
@@ -81,9 +81,9 @@ pub(super) fn streamed(
 struct Streaming {
     envelope: Envelope,
     pieces: mpsc::Receiver<Written>,
-    /// Counted so far; none once it was sent or if nobody asked.
+    /// Counted so far; `None` once sent, or if not requested.
     usage: Option<Usage>,
-    /// Every chunk has the field `usage`.
+    /// Whether every chunk has the field `usage`.
     told: bool,
     done: bool,
 }

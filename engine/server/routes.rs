@@ -1,4 +1,4 @@
-//! What is served where.
+//! The routes and what answers them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,10 +27,10 @@ use super::request::{Asked, Checks, How, Prompt, parse};
 use super::response::{Envelope, Usage, Written, gathered, streamed};
 use crate::tokenizer::Tokenizer;
 
-/// Pieces of an answer that wait for a client that reads slowly; more wait as tokens.
+/// Pieces of an answer buffered for a client that reads slowly; the rest waits as tokens.
 const PIECES: usize = 16;
 
-/// What every request sees.
+/// The state that all requests share.
 pub(super) struct Shared {
     pub(super) options: Options,
     pub(super) tokenizer: Tokenizer,
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub(super) context: usize,
     /// Bytes of the longest token.
     pub(super) token_bytes: usize,
-    /// As many as may read requests at once.
+    /// One permit per CPU core, for CPU-bound work.
     pub(super) processors: Semaphore,
     pub(super) queue: Queue,
     pub(super) metrics: Metrics,
@@ -69,7 +69,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// Counts the answer; also that there was none, as the client left.
+/// Counts answers by status, and requests whose client disconnected first.
 async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     struct Counted<'a>(&'a Metrics, Answer);
     impl Drop for Counted<'_> {
@@ -120,7 +120,7 @@ async fn page(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-/// As vLLM has it, so that clients such as lm-evaluation-harness need no tokenizer of their own.
+/// In vLLM's form, so that clients such as lm-evaluation-harness need no local tokenizer.
 async fn tokenizer_info(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let token = |id| shared.tokenizer.id_to_token(id);
     Json(json!({
@@ -188,7 +188,7 @@ async fn completions(State(shared): State<Arc<Shared>>, request: Request) -> Res
 }
 
 impl Shared {
-    /// Reads a body that is neither too large nor too slow.
+    /// Reads a body within the limits of size and time.
     async fn body(&self, request: Request) -> Result<Bytes, Refusal> {
         let Options { body_bytes, read_timeout, .. } = self.options;
         let body = Limited::new(request.into_body(), body_bytes);
@@ -200,7 +200,7 @@ impl Shared {
         }
     }
 
-    /// Does what takes a processor its time, for no more requests at once than there are processors.
+    /// Runs CPU-bound work, for at most as many requests at once as there are CPU cores.
     async fn compute<T>(&self, work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
         let _processor = self.processors.acquire().await.map_err(|_| Refusal::stopped())?;
         tokio::task::block_in_place(work)
@@ -217,7 +217,7 @@ impl Shared {
     }
 }
 
-/// Tells whether a body ended because it was longer than allowed.
+/// Returns whether a body ended because it was longer than allowed.
 fn is_too_large(error: &axum::Error) -> bool {
     let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(this) = error {
@@ -229,7 +229,7 @@ fn is_too_large(error: &axum::Error) -> bool {
     false
 }
 
-/// Turns the events of one prompt into pieces; ends when nobody reads them, which ends the sequence too.
+/// Turns the events of one prompt into pieces. It ends when nobody reads them, and ends the sequence too.
 struct Choice {
     shared: Arc<Shared>,
     index: usize,
@@ -284,7 +284,7 @@ impl Choice {
         }
     }
 
-    /// Hands on a piece, and returns whether somebody reads.
+    /// Sends a piece, and returns whether somebody still reads.
     async fn send(&self, piece: Piece, tokens: usize) -> bool {
         self.pieces.send(Ok((piece, tokens))).await.is_ok()
     }

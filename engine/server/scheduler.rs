@@ -1,10 +1,10 @@
-//! The one thread that has the model: it lets prompts into the batch, steps it, and hands out tokens.
+//! The thread that owns the model: it admits prompts to the batch, steps it, and sends tokens.
 //!
-//! It waits for nobody: an answer's channel has room for all of it, and who has left is found out before the next
-//! step.
+//! It never blocks on a client: each reply channel holds the whole answer, and disconnected clients are dropped before
+//! the next step.
 //!
-//! An error ends what it is about: a broken sequence leaves the batch by itself, and prompts that cannot be scored
-//! together are scored one by one. Only when the device fails does everything that runs on it end.
+//! An error ends only what it concerns: a broken sequence leaves the batch by itself, and prompts that cannot be scored
+//! together are scored one by one. Only a device failure ends everything that runs on the device.
 
 use std::mem;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::session::{
     BatchSession, Decoded, Model, Scorer, Scoring, SequenceId, SequenceOptions, TokenScore,
 };
 
-/// How often a device that failed is tried when there is nothing to do.
+/// How often a failed device is probed while nothing runs.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A sequence of the batch.
@@ -32,10 +32,10 @@ struct Running {
     reply: mpsc::Sender<Event>,
     /// Tokens that may still come.
     left: usize,
-    /// When the last token came, or the request.
+    /// When the last token came, or else the request.
     last: Instant,
     begun: bool,
-    /// Tokens of its prompt that are not counted as read yet.
+    /// Tokens of its prompt not counted as read yet.
     unread: usize,
 }
 
@@ -64,7 +64,7 @@ impl Scheduler {
         Self { backlog, batch, scorer, running, bos, eos, metrics, health }
     }
 
-    /// Works until no job can come any more and all are done.
+    /// Runs until no job can arrive and all are done.
     pub(super) fn run(mut self) {
         while self.receive() {
             self.turn();
@@ -73,7 +73,7 @@ impl Scheduler {
 
     fn turn(&mut self) {
         self.forget_who_left();
-        // While something runs, its next step tells.
+        // A running sequence's next step shows whether the device works.
         if self.health.is_failing() && self.running.is_empty() {
             self.probe();
         }
@@ -83,13 +83,13 @@ impl Scheduler {
         self.metrics.running.set(self.running.len() as i64);
     }
 
-    /// Takes jobs in, and waits for one if there is nothing to do; returns whether there is, or may be.
+    /// Takes jobs from the queue, and waits for one if there is nothing to do; returns whether there is, or may be.
     fn receive(&mut self) -> bool {
         let patience = self.health.is_failing().then_some(RETRY);
         self.backlog.receive(!self.running.is_empty(), patience)
     }
 
-    /// Drops the prompts and sequences whose answers nobody waits for.
+    /// Drops the prompts and sequences whose clients disconnected.
     fn forget_who_left(&mut self) {
         self.backlog.forget_who_left();
         let batch = &mut self.batch;
@@ -102,7 +102,7 @@ impl Scheduler {
         });
     }
 
-    /// Scores the prompts that came first, together.
+    /// Scores the oldest prompts together.
     fn score(&mut self) {
         let jobs = self.backlog.take_unscored();
         if !jobs.is_empty() {
@@ -111,7 +111,7 @@ impl Scheduler {
     }
 
     fn score_together(&mut self, jobs: Vec<Job>) {
-        // Of a prompt of one token there is nothing to score.
+        // A prompt of one token has nothing to score.
         let (scorings, at): (Vec<Scoring>, Vec<usize>) = (0..jobs.len())
             .map(|at| (jobs[at].scoring(), at))
             .filter(|(scoring, _)| scoring.tokens.len() > 1)
@@ -122,7 +122,7 @@ impl Scheduler {
                 at.into_iter().zip(scored).for_each(|(at, scored)| scores[at] = scored);
                 jobs.into_iter().zip(scores).for_each(|(job, scores)| self.scored(job, scores));
             }
-            // It is about one of them, or some.
+            // One or some of them are at fault.
             Err(error) if jobs.len() > 1 && !is_of_device(&error) => {
                 jobs.into_iter().for_each(|job| self.score_together(vec![job]));
             }
@@ -133,13 +133,13 @@ impl Scheduler {
         }
     }
 
-    /// Hands out the scores of a prompt; the job ends with them or goes on to the batch.
+    /// Sends the scores of a prompt; the job ends with them or goes on to the batch.
     fn scored(&mut self, job: Job, mut scores: Vec<TokenScore>) {
         self.metrics.prompt_tokens.inc_by(job.prompt.len() as u64);
         let next = if job.ends_with_scores() { scores.pop() } else { None };
         send(&job.reply, Event::Prompt(scores));
         let Some(mut next) = next else { return self.backlog.push_scored(job) };
-        let &(token, logprob) = next.top().first().expect("one was asked for");
+        let &(token, logprob) = next.top().first().expect("one was requested");
         (next.token, next.logprob) = (token, logprob);
         self.metrics.generated_tokens.inc();
         self.metrics.first_token.observe(job.arrived.elapsed().as_secs_f64());
@@ -160,7 +160,7 @@ impl Scheduler {
             match options.and_then(|options| self.batch.enqueue(&job.prompt, options)) {
                 Ok(id) => {
                     let Job { prompt, how, reply, arrived: last, .. } = job;
-                    // The scorer has counted those that it read.
+                    // The scorer has already counted the prompts that it read.
                     let unread = if how.scores_prompt() { 0 } else { prompt.len() };
                     self.running.push(Running {
                         id,
@@ -179,7 +179,7 @@ impl Scheduler {
         }
     }
 
-    /// Computes and hands out a token of every sequence.
+    /// Computes and sends a token of every sequence.
     fn step(&mut self) {
         if self.running.is_empty() {
             return;
@@ -236,7 +236,7 @@ impl Scheduler {
         });
     }
 
-    /// Remembers that the device failed.
+    /// Records that the device failed.
     fn note(&self, error: &Error) {
         tracing::error!("{error}");
         if is_of_device(error) {
@@ -244,7 +244,7 @@ impl Scheduler {
         }
     }
 
-    /// Finds out whether the device works again, while nothing runs; if not, those who wait are told so.
+    /// Probes whether the device works again, while nothing runs; if not, fails the waiting prompts.
     fn probe(&mut self) {
         debug_assert!(self.running.is_empty());
         self.batch.clear();
@@ -264,14 +264,14 @@ impl Scheduler {
     }
 }
 
-/// Tells whether an error says something of the device, not of what it was asked.
+/// Returns whether an error is the device's and not the request's.
 fn is_of_device(error: &Error) -> bool {
     matches!(error, Error::Gpu(_))
 }
 
 /// Takes a sequence out of the batch.
 fn leave(batch: &mut BatchSession, id: SequenceId) {
-    // It is in there: none fills its context, as that has room for every token asked for.
+    // The batch has it: no sequence fills its context, which has room for every requested token.
     let left = batch.leave(id);
     debug_assert!(left.is_ok(), "{left:?}");
 }
@@ -313,11 +313,11 @@ mod tests {
         let mut events = queue.push(vec![vec![1, 51, 87]], &How::greedy(8)).unwrap().remove(0);
         assert!(scheduler.receive());
         (0..3).for_each(|_| scheduler.turn());
-        // As when there is no memory to score a prompt or to let another one in.
+        // As when there is no memory to score a prompt or to admit another one.
         scheduler.note(&Error::Gpu("made up".to_owned()));
         assert_eq!(scheduler.health.fault().as_deref(), Some("made up"));
         scheduler.turn();
-        // Its next step tells that the device works.
+        // Its next step shows that the device works.
         assert_eq!((scheduler.health.fault(), scheduler.running.len()), (None, 1));
         (0..8).for_each(|_| scheduler.turn());
         assert_eq!((tokens(&mut events), scheduler.running.len(), scheduler.batch.len()), (8, 0, 0));
