@@ -40,7 +40,7 @@ pub struct Session {
 /// Which position the logits buffer on the device belongs to.
 #[derive(Clone, Debug)]
 pub(super) enum Held {
-    /// None, as far as is known.
+    /// No known position.
     Unknown,
     /// The end of the history. The argmax is set once it was read back.
     Current(Option<u32>),
