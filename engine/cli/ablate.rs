@@ -99,7 +99,7 @@ fn write_table(out: &mut impl Write, ablation: &Ablation) -> io::Result<()> {
     write!(out, "{table}")
 }
 
-/// Returns the median of the ratios of each round: what slows a whole round down does not change it.
+/// Returns the median of the per-round ratios: what slows a whole round down does not change it.
 fn relative(of: &Samples, to: &Samples) -> f64 {
     Samples::new(of.values().iter().zip(to.values()).map(|(of, to)| of / to).collect()).median()
 }

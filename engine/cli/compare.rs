@@ -101,6 +101,6 @@ fn cells(row: &Row) -> [String; 6] {
     };
     let change = row.change.map_or("-".to_owned(), |change| format!("{:+.1}%", change * 100.0));
     let (a, b) = (samples(&row.a), samples(&row.b));
-    // A bar inside a cell would end it.
+    // An unescaped bar would end the cell.
     [row.name.replace('|', "\\|"), a, b, row.unit.to_string(), change, row.verdict.to_string()]
 }

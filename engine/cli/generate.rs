@@ -156,7 +156,7 @@ pub fn run(args: GenerateArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the document of a run.
+/// Returns the document of a run's times.
 fn started(model: &Model, spec: &str, loading: Duration, timing: &Timing) -> Start {
     let LoadTimes { device, weights, pipelines } = model.load_times();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;

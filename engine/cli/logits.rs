@@ -26,7 +26,7 @@ pub struct LogitsArgs {
     out: PathBuf,
 }
 
-/// The document.
+/// The JSON document.
 #[derive(Serialize)]
 struct Report {
     prompt_ids: Vec<u32>,

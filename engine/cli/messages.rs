@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use samara::gpu::AdapterSummary;
 use samara::instruments::document::{Ceilings, Environment};
 
-/// Writes a line to standard error; a closed one is ignored.
+/// Writes a line to standard error; ignores an error, such as a closed stream.
 pub fn note(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -53,7 +53,7 @@ pub fn announce(environment: &Environment, ceilings: &Ceilings) {
     ));
 }
 
-/// Returns a duration for people: milliseconds below a second.
+/// Formats a duration: milliseconds below a second.
 pub fn duration(time: Duration) -> String {
     match time.as_secs_f64() {
         seconds if seconds < 1.0 => format!("{:.1} ms", seconds * 1e3),

@@ -1,4 +1,4 @@
-//! The command line: the program here, one file per subcommand, and the files of what they share. No engine logic.
+//! The command line: the program here, one file per subcommand, and files for what they share. No engine logic.
 
 mod ablate;
 mod bench;
@@ -50,7 +50,7 @@ fn running() -> Duration {
     BEGAN.get_or_init(Instant::now).elapsed()
 }
 
-/// What `samara --help` says beside the subcommands.
+/// The text of `samara --help` after the subcommands.
 const AFTER_HELP: &str = "\
 Environment:
   SAMARA_TIER           Kernel variants, as --tier
@@ -99,7 +99,7 @@ enum Command {
 impl Cli {
     /// Runs the subcommand.
     pub fn run(self) -> Result<(), Failure> {
-        // Also for subcommands that run no kernel: a folder that cannot be read is always an error.
+        // Subcommands that run no kernel check this too: a folder that cannot be read is always an error.
         self.shaders.read()?;
         match self.command {
             Command::Generate(args) => generate::run(args),

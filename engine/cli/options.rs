@@ -62,16 +62,16 @@ pub struct RunArgs {
     pub tier: TierArgs,
 }
 
-/// Files in place of built-in shaders: a flag of the program, which every struct that needs it repeats; clap
-/// hands its value down wherever it was given.
+/// Files that replace built-in shaders: a flag of the program, which every struct that needs it repeats; clap passes
+/// its value down wherever it was given.
 #[derive(Args, Clone)]
 pub struct ShaderArgs {
-    /// Run the .wgsl files below DIR in place of the built-in ones of the same relative path
+    /// Run the .wgsl files below DIR instead of the built-in ones of the same relative path
     #[arg(long, value_name = "DIR", global = true)]
     pub shaders: Option<PathBuf>,
 }
 
-/// Which variants of the kernels run: a flag of the program, as the one above.
+/// Which variants of the kernels run: a flag of the program, like the one above.
 #[derive(Args, Clone, Copy)]
 pub struct TierArgs {
     /// Kernel variants: plain, f16, subgroup, coop or int8 [default: coop on NVIDIA, else the best without rounding]
@@ -128,7 +128,7 @@ impl ModelArgs {
         }
     }
 
-    /// Loads the model with these options in place of those of the flags.
+    /// Loads the model with these options instead of those of the flags.
     pub fn load_with(&self, options: LoadOptions) -> samara::Result<Model> {
         let model = self.load_from(&self.model, None, options)?;
         if !self.quiet {
@@ -226,7 +226,7 @@ impl TokenizerArgs {
         }
         let directory = Path::new(spec);
         if !directory.is_dir() {
-            // The model is missing, which says more than that its tokenizer is.
+            // That the model is missing says more than that its tokenizer is.
             Checkpoint::source(spec)?;
         }
         let file = directory.join("tokenizer.json");
@@ -243,7 +243,7 @@ pub struct TextArgs {
     /// The text; without it and without -f, standard input is read to its end
     #[arg(value_name = "PROMPT", conflicts_with = "file")]
     pub text: Option<String>,
-    /// Read the text from FILE, every byte of it, also a last line break
+    /// Read the text from FILE, unchanged, including a final line break
     #[arg(short, long)]
     pub file: Option<PathBuf>,
 }

@@ -55,7 +55,7 @@ pub fn run(args: PerplexityArgs) -> Result<(), Failure> {
     let bar = args.model.bar("scoring", "{pos} of {len} tokens");
     bar.set_length(ids.len() as u64);
     let (mut sum, mut scored) = (0.0, 0);
-    // A last window of one token has no token to score.
+    // A last window of one token has nothing to score.
     for part in ids.chunks(window).filter(|part| part.len() > 1) {
         session.rollback(0)?;
         let nll = session.nll(part)?;

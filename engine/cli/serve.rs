@@ -102,15 +102,15 @@ fn name(spec: &str) -> String {
     Path::new(spec).file_name().map_or_else(|| spec.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Returns a future of the first request to stop. A separate thread ends the program at the second one, whatever the
-/// others do.
+/// Returns a future of the first request to stop. A separate thread ends the program at the second one, whatever other
+/// threads do.
 fn stop_requested() -> io::Result<impl Future<Output = ()>> {
     let (sender, receiver) = oneshot::channel();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         runtime.block_on(async {
             signal().await;
-            // The receiver is gone if the server has ended already.
+            // The receiver is gone if the server has already ended.
             let _ = sender.send(());
             signal().await;
         });

@@ -134,7 +134,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     rows.finish()
 }
 
-/// What is measured: every combination of these.
+/// The combinations to measure.
 struct Plan {
     adapters: Vec<Option<String>>,
     models: Vec<String>,
@@ -162,7 +162,7 @@ impl Plan {
         }
         let or =
             |given: &[usize], default: usize| if given.is_empty() { vec![default] } else { given.to_vec() };
-        // As in llama-bench: a combined test alone runs nothing else.
+        // As in llama-bench: if only combined tests are given, nothing else runs.
         let alone = !args.both.is_empty() && args.prompt.is_empty() && args.tokens.is_empty();
         let default = |tokens| if alone { 0 } else { tokens };
         let (prompts, tokens) = (or(&args.prompt, default(512)), or(&args.tokens, default(128)));
@@ -275,7 +275,7 @@ fn measure(
         bar.set_message(format!("{spec} {} {test}", subject.format));
         let row = bench(&model, &environment, &subject, device.ceilings, test, repetitions, || bar.inc(1))?;
         if !args.quiet && !rows.streams() {
-            // A long run that is ended early has printed what it measured.
+            // An interrupted run has already printed what it measured.
             bar.suspend(|| note(format_args!("{spec} {} {test}: {:.2} tok/s", subject.format, row.tok_s)));
         }
         bar.suspend(|| rows.push(row))?;

@@ -9,7 +9,7 @@ use super::super::Failure;
 use super::super::table::Table;
 use super::Output;
 
-/// The results, printed as they come where the form allows it.
+/// The results, printed one by one if the form allows it.
 pub(super) struct Rows {
     output: Output,
     several_adapters: bool,
@@ -17,17 +17,17 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Returns an empty list; with several adapters, a table names that of each row.
+    /// Returns an empty list; with several adapters, a table names the adapter of each row.
     pub(super) fn new(output: Output, several_adapters: bool) -> Self {
         Self { output, several_adapters, rows: Vec::new() }
     }
 
-    /// Returns whether results are printed as they come.
+    /// Returns whether results are printed one by one.
     pub(super) fn streams(&self) -> bool {
         matches!(self.output, Output::Jsonl | Output::Csv)
     }
 
-    /// Adds a result, and prints it where the form allows it.
+    /// Adds a result, and prints it if the form allows it.
     pub(super) fn push(&mut self, row: BenchRow) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         match self.output {
@@ -49,7 +49,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Prints the results that were not printed as they came.
+    /// Prints the results that are not printed yet.
     pub(super) fn finish(self) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         match self.output {

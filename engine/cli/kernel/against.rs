@@ -1,4 +1,4 @@
-//! `samara kernel bench --against DIR`: the built-in version of a kernel and a changed one, in turn.
+//! `samara kernel bench --against DIR`: times the built-in version of a kernel and a changed one, interleaved.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,10 +17,10 @@ use super::super::{COMMIT, Failure, introduce, note, warn_of_software};
 use super::bench::BenchArgs;
 use super::duration;
 
-/// How often a folder is looked at.
+/// How often to poll a folder.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Compares once, or until the program is ended.
+/// Compares once, or until interrupted.
 pub fn run(args: &BenchArgs, folder: &Path) -> Result<(), Failure> {
     if args.device.shaders.shaders.is_some() {
         let message = "--against compares with the built-in shaders: leave out --shaders";
@@ -80,7 +80,7 @@ fn round(args: &BenchArgs, gpu: &mut Gpu, entries: &[&Entry], folder: &Path) -> 
     }
 }
 
-/// Returns the cases whose text the changed files are part of.
+/// Returns the cases whose text includes a changed file.
 fn affected(
     args: &BenchArgs,
     gpu: &Gpu,
@@ -115,7 +115,7 @@ fn table(comparison: &Comparison) -> Table {
     table
 }
 
-/// Returns what follows from a comparison, in a line.
+/// Returns the verdict of a comparison, in one line.
 fn verdict(comparison: &Comparison) -> String {
     let ratios = comparison.ratios();
     let (median, least, most) = (ratios.median(), ratios.min(), ratios.max());
@@ -129,10 +129,10 @@ fn verdict(comparison: &Comparison) -> String {
     format!("ratio {median:.3} ({least:.3} to {most:.3}), faster in {faster} of {pairs} pairs: {what}")
 }
 
-/// What is known of the shader files below a folder.
+/// Time and length of each shader file below a folder.
 type Stamps = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;
 
-/// Finds out which shader files are saved, made or deleted.
+/// Detects which shader files are saved, created or deleted.
 struct Watch {
     folder: PathBuf,
     seen: Stamps,
@@ -145,7 +145,7 @@ impl Watch {
         Self { folder: folder.to_owned(), seen }
     }
 
-    /// Returns the files that changed since the last call, in the order of their names.
+    /// Returns the files that changed since the last call, sorted by name.
     fn changes(&mut self) -> Vec<String> {
         let mut now = Stamps::new();
         stamp(&self.folder, &mut now);
@@ -159,8 +159,7 @@ impl Watch {
         changes
     }
 
-    /// Waits until something changed, and then until nothing changes any more: an editor may write a file in
-    /// several steps.
+    /// Waits for a change, and then until nothing changes any more: an editor may write a file in several steps.
     fn wait(&mut self) -> Vec<String> {
         let mut all = Vec::new();
         loop {
@@ -176,8 +175,8 @@ impl Watch {
     }
 }
 
-/// Notes when each shader file below a folder was written. What cannot be read is not there: reading the
-/// shaders says why.
+/// Records the time and length of each shader file below a folder. Files that cannot be read are left out: reading the
+/// shaders reports why.
 fn stamp(folder: &Path, stamps: &mut Stamps) {
     let Ok(entries) = folder.read_dir() else { return };
     for path in entries.flatten().map(|entry| entry.path()) {

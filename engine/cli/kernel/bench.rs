@@ -25,7 +25,7 @@ pub struct BenchArgs {
     pub(super) device: DeviceArgs,
     #[command(flatten)]
     pub(super) timing: TimingArgs,
-    /// Compare the built-in shaders with those below DIR, both in turn
+    /// Compare the built-in shaders with those below DIR, interleaved
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
     pub(super) against: Option<PathBuf>,
     /// Compare again whenever a file below DIR is saved, until Ctrl-C

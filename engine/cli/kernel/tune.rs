@@ -160,7 +160,7 @@ fn switch_over(args: &TuneArgs, gpu: Gpu, model: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints which values were refused or wrong.
+/// Prints which values were rejected or wrong.
 fn print_dropped(bar: &ProgressBar, found: &Found) {
     for (choice, why) in &found.dropped {
         bar.suspend(|| note(format_args!("dropped {} [{}] {choice}: {why}", found.kernel, found.shape)));
@@ -183,7 +183,7 @@ fn push(table: &mut Table, found: &Found) {
     table.push([kernel.clone(), shape.clone(), default.to_string(), best, first, second, speed_up]);
 }
 
-/// The user's tuned values, written whenever they change: a long search may be ended early.
+/// The user's tuned values, written after every change: a long search may be interrupted.
 struct Kept {
     tuning: Tuning,
     path: Option<PathBuf>,

@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(tokens[0], 1);
         assert_eq!(encode("The Fox ", "ran", true), (tokens.clone(), scored));
         assert_eq!(encode("The Fox", " ran", false), (tokens[1..].to_vec(), scored));
-        // Two spaces and a separator that Python takes for one.
+        // Two spaces and a separator that Python treats as a space.
         let (_, more) = encode("The Fox \u{1f} ", "ran", true);
         assert!(more > scored);
     }

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use crate::cli::files;
 
-/// A line.
+/// A line of the tasks.
 #[derive(Debug)]
 pub struct Task {
     /// Its number, from 1.
     pub line: usize,
-    /// Its own name, or its number.
+    /// The name it gives itself, or else its number.
     pub id: Value,
     pub content: Content,
     /// Index of the right continuation.
