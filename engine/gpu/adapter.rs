@@ -176,8 +176,8 @@ fn matrix_shape(
         let runs = features.contains(needed) && workgroup_bytes >= Tier::COOP.workgroup_bytes();
         runs && offered.iter().any(fits)
     };
-    // The workgroup of 32 that measures matrices of 16 x 16 would be two smaller subgroups, and attention has rows of
-    // up to 16 invocations.
+    // With smaller subgroups, the workgroup of 32 that measures 16 x 16 matrices would be two subgroups, and attention
+    // has rows of up to 16 invocations.
     if has(16) && least_subgroup >= 32 {
         return Some(MatrixShape::Sixteen);
     }

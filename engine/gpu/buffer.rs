@@ -74,7 +74,7 @@ impl Gpu {
         Ok(range)
     }
 
-    /// Creates a buffer and counts it.
+    /// Creates a buffer and counts its bytes.
     pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> BufferRange {
         let descriptor =
             wgpu::BufferDescriptor { label: Some(label), size: bytes, usage, mapped_at_creation: false };

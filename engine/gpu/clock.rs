@@ -1,4 +1,4 @@
-//! Clocks: what a device offers to take the time of dispatches with.
+//! Clocks: how a device can time dispatches.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ pub enum Clock {
 impl Clock {
     const ALL: [Self; 3] = [Self::Wall, Self::PassTimestamps, Self::Timestamps];
 
-    /// The features that a device is opened with for its best clock.
+    /// The features that a device needs for its best clock.
     pub(super) const FEATURES: wgpu::Features =
         wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES);
 

@@ -1,4 +1,4 @@
-//! What a device was asked to do, counted.
+//! Counters of what was submitted to a device.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Returns one submission with as many passes and dispatches.
+    /// Returns the counts of one submission with this many passes and dispatches.
     pub(super) fn submission(passes: usize, dispatches: usize) -> Self {
         Self { submits: 1, passes: passes as u64, dispatches: dispatches as u64 }
     }
@@ -32,7 +32,7 @@ impl std::ops::Sub for Counters {
     }
 }
 
-/// The counters of a device, to which any thread adds.
+/// The counters of a device; any thread may add to them.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     submits: AtomicU64,

@@ -1,4 +1,4 @@
-//! The opened device: how it is opened and set, submissions to it, and waiting for them.
+//! The opened device: opening it, its settings, submissions to it, and waiting for them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -110,7 +110,7 @@ impl Gpu {
             } else {
                 Default::default()
             },
-            // Weights are few and large: in blocks of their own size nothing is left over.
+            // Weights are few and large: in blocks of exactly their size nothing is left over.
             memory_hints: wgpu::MemoryHints::Manual {
                 suballocated_device_memory_block_size: 4 << 20..8 << 20,
             },
@@ -232,7 +232,7 @@ impl Gpu {
         self.usage.peak()
     }
 
-    /// Forgets the peak: what exists now is the most from now on.
+    /// Resets the peak to what exists now.
     pub fn forget_peak(&self) {
         self.usage.forget_peak();
     }
@@ -309,7 +309,7 @@ pub fn asked_tier() -> Result<Option<Tier>> {
     }
 }
 
-/// Lets a device have features that wgpu calls experimental.
+/// Enables features that wgpu calls experimental.
 fn experimental() -> wgpu::ExperimentalFeatures {
     // SAFETY: the one such feature in use is cooperative matrices, and only at a tier with them; every kernel
     // that uses them loads and stores whole tiles within its buffers, as its cases check.

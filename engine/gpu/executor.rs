@@ -26,7 +26,7 @@ pub struct Executor {
     pub(super) steps: Vec<Recorded>,
 }
 
-/// A dispatch that is recorded again and again: a pipeline with all that it binds.
+/// A dispatch to record any number of times: a pipeline with all that it binds.
 #[derive(Debug)]
 pub(super) struct Recorded {
     pipeline: Arc<Pipeline>,

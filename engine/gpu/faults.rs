@@ -1,4 +1,4 @@
-//! What went wrong on a device.
+//! Errors that a device reports.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,7 +30,7 @@ impl Faults {
         fault.lost |= lost;
     }
 
-    /// Returns the message, and forgets it unless the device is lost.
+    /// Returns the message, and clears it unless the device is lost.
     pub(super) fn take(&self) -> Option<String> {
         let mut fault = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if fault.lost { fault.message.clone() } else { fault.message.take() }

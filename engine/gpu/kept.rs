@@ -111,7 +111,7 @@ impl Drop for Kept {
 /// Returns what a file begins with; the sum and the length of its data follow.
 fn heading(adapter: &AdapterSummary) -> String {
     let whole = [&adapter.name, &adapter.backend, &adapter.driver];
-    // A line break in a name would be one of the file's.
+    // A line break in a name would look like one of the file's.
     let [name, backend, driver] = whole.map(|part| part.replace('\n', " "));
     format!("{FIRST_LINE}\n{name}\n{backend}\n{driver}\n")
 }

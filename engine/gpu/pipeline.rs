@@ -131,7 +131,7 @@ impl Gpu {
         let (name, fragments) = (kernel.name(), kernel.source(self.tier()));
         let source = self.shaders().source(&fragments);
         if self.shaders().change(&fragments) {
-            // Only this check shows mistakes on their line of their file.
+            // Only this check reports mistakes with their file and line.
             let module = Module::new(&source, self.tier())?;
             check_bindings(kernel, &module)?;
             module.specialise(&dispatch.overrides)?;
@@ -154,11 +154,11 @@ impl Gpu {
         let start = Instant::now();
         let module =
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(text.into()) };
-        // SAFETY: no kernel reads or writes out of bounds, loops without end or divides by zero: constructors
-        // assert every shape from which a shader computes an index, and shaders clamp or range-check what
-        // the device computes (ids, positions). tests/kernels.rs checks this on every case, between guard
-        // zones of NaN around inputs and of a pattern around outputs. A file that the user puts in the
-        // place of a shader is the user's responsibility, as any program that they run.
+        // SAFETY: no kernel reads or writes out of bounds, loops without end or divides by zero: constructors assert
+        // every shape from which a shader computes an index, and shaders clamp or range-check what the device computes
+        // (ids, positions). tests/kernels/cases.rs checks this on every case, between guard zones of NaN around inputs
+        // and of a pattern around outputs. A file that replaces a shader is the user's responsibility, like any program
+        // that they run.
         let module = unsafe {
             self.device.create_shader_module_trusted(module, wgpu::ShaderRuntimeChecks::unchecked())
         };

@@ -233,8 +233,8 @@ fn warn_once(path: &Path, why: &str) {
     }
 }
 
-/// A sum that changes with any change of a kernel's own file. The fragments after it are left out: a row of a
-/// batch reads its position with another one and has to run with the same values.
+/// A sum that changes with any change of a kernel's own file. The other fragments are left out: a batch reads positions
+/// through another one and has to run with the same values.
 fn sum(source: &Source) -> String {
     format!("{:016x}", fnv1a(source.files[0].1.as_bytes()))
 }
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(read.few_tokens(Tier::F16, Format::Q4_0), Some(24));
         let none = [(Tier::PLAIN, Format::Q4_0), (Tier::F16, Format::Q8_0), (Tier::F16, Format::F32)];
         assert!(none.iter().all(|&(tier, format)| read.few_tokens(tier, format).is_none()));
-        // A file from before there were such numbers, and one of another version.
+        // A file from before these numbers existed, and one of another version.
         let whole = std::fs::read_to_string(&path).unwrap();
         for text in [
             format!("{}]\n}}", &whole[..whole.find("],\n  \"few\"").unwrap()]),
