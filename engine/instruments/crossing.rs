@@ -1,8 +1,7 @@
-//! Up to how many tokens the products of a prompt's step run by rows and not in tiles: times whole steps both
-//! ways.
+//! Finds up to how many tokens a prompt's products are faster by rows than in tiles: times whole steps both ways.
 //!
-//! Kernels of rows read a weight once for up to 8 tokens. Tiles read it once for all, but compute with less of
-//! it at hand. Which is faster depends on the adapter, the tier and the format.
+//! Row kernels read a weight once per 8 tokens. Tiles read it once for all tokens, but compute with less of it at hand.
+//! Which is faster depends on the adapter, the tier and the format.
 
 use std::time::Instant;
 
@@ -27,8 +26,7 @@ pub struct Both {
     pub times: Comparison,
 }
 
-/// Times steps of 1 to 64 tokens of a model by rows and by tiles, interleaved; calls `done` after each of
-/// [`steps`].
+/// Times steps of 1 to 64 tokens of a model by rows and in tiles, interleaved; calls `done` after each of [`steps`].
 ///
 /// # Errors
 /// When the model computes wrongly, the device fails or lacks memory.

@@ -1,4 +1,4 @@
-//! A document as a list of measurements, each with a name and a unit by which another run's is found.
+//! A document as a list of measurements, each with a name and a unit that match it with one of another run.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -48,7 +48,7 @@ pub(super) type MeasurementKey = (String, Unit);
 /// A document as a list of measurements.
 pub(super) struct Run<'a> {
     pub(super) kind: &'static str,
-    /// What the whole document is about, if that is not part of the names.
+    /// The subject of the whole document, if the names do not say it.
     pub(super) subject: Option<&'a Subject>,
     measurements: Vec<(&'a Environment, MeasurementKey, Samples)>,
 }
@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
         self.measurements.iter().map(|(environment, ..)| place(environment)).collect()
     }
 
-    /// Returns the measurements under names that are all different.
+    /// Returns the measurements under unique names.
     pub(super) fn measurements(self, with_place: bool) -> Vec<(MeasurementKey, Samples)> {
         let mut seen: HashMap<MeasurementKey, usize> = HashMap::new();
         let name = |(environment, (name, unit), samples): (&Environment, MeasurementKey, Samples)| {
@@ -161,7 +161,7 @@ impl Totals {
             return self.sums.push((name, values.to_vec()));
         };
         let sum = &mut self.sums[index].1;
-        // Only repetitions that every dispatch has add up to a time of the whole.
+        // Only repetitions that every dispatch has add up to a whole.
         sum.truncate(values.len());
         sum.iter_mut().zip(values).for_each(|(sum, value)| *sum = (*sum + value).min(f64::MAX));
     }

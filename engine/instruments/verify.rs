@@ -8,14 +8,14 @@ use crate::model::{Checkpoint, demo, synth};
 use crate::sampler::Sampler;
 use crate::session::{LoadOptions, Model, Session};
 
-/// Largest error between the logits of one step and of many: f32 sums in another order, and keys and values
-/// that an f16 cache then rounds the other way.
+/// Largest error between the logits of one step and of many: f32 sums in another order, and keys and values that an f16
+/// cache then rounds differently.
 const TOLERANCE: f64 = 1e-5;
 /// The same where products of a few tokens, and so of one, round activations to 8 bits: on uniform values the
 /// four of a layer add 1.4e-4, so 36 layers 5e-3.
 const INT8_TOLERANCE: f64 = 1e-2;
-/// The same where tiles round factors to f16, and rows do not, or tiles of other rules round other factors: a product
-/// adds at most 4e-6, and 36 layers have 144.
+/// The same where tiles round factors to f16 and rows do not, or tiles of other rules round other factors: a product
+/// adds at most 4e-6, and 36 layers have 144 products.
 const COOP_TOLERANCE: f64 = 6e-4;
 
 /// Returns the largest error between two computations of the same logits on a tier: `exact` on one that

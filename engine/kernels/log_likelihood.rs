@@ -148,7 +148,7 @@ pub fn cases() -> Vec<Case> {
         let scores = case.tensor("scores", [rows, 1 + TOP], DType::F32, Fill::Zero);
         let ids = case.tensor("ids", [rows, TOP], DType::U32, Fill::Zero);
         let kernel = LogLikelihood::new(&case.tensors, logits, targets, scores, ids);
-        case.build(kernel, 1e-13, "f32 logarithms near 10 within 2^-20; tests/kernels.rs compares ids exactly")
+        case.build(kernel, 1e-13, "f32 logarithms near 10 within 2^-20; tests/kernels/cases.rs compares ids exactly")
     };
     // Logits that are all `rest`, except `some`.
     let values = |n: usize, rest: f64, some: &[(usize, f64)]| {
