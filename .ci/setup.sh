@@ -39,7 +39,7 @@ has_vulkan_loader() {
   done | grep -q found
 }
 
-# Prints the manifest of every Vulkan driver, from the places where the loader looks for them.
+# Prints the manifest of every Vulkan driver, from the directories that the loader searches.
 vulkan_drivers() {
   if [ -n "${VK_DRIVER_FILES:-${VK_ICD_FILENAMES:-}}" ]; then
     printf '%s\n' "${VK_DRIVER_FILES:-$VK_ICD_FILENAMES}"
@@ -171,13 +171,13 @@ backports_stanza() {
   esac
 }
 
-# Makes bookworm-backports available; false, with nothing left behind, where it cannot be.
+# Makes bookworm-backports available; false, with everything undone, if that fails.
 add_backports() {
   debian_index bookworm-backports >/dev/null && return
   stanza=$(backports_stanza)
   [ -n "$stanza" ] || return
   printf '%s\n' "# Mesa for samara; written by its set-up." "$stanza" | as_root tee "$backports" >/dev/null || return
-  # Only this source is fetched, so that another one that is broken has no say.
+  # Only this source is fetched, so that a broken one elsewhere does no harm.
   as_root apt-get -qq update -o Dir::Etc::SourceList="$backports" -o Dir::Etc::SourceParts=- \
     -o APT::Get::List-Cleanup=0 </dev/null >/dev/null 2>&1 || :
   debian_index bookworm-backports >/dev/null && return
@@ -219,7 +219,7 @@ install() {
   quietly as_root $command $names
 }
 
-# The whole set-up. $1 is `required` where a run without a GPU is of no use.
+# The whole set-up. $1 is `required` if a run without a GPU is of no use.
 set_up() {
   command -v cargo >/dev/null ||
     stop "cargo is not on the PATH; install Rust 1.95 or newer, then run this again."

