@@ -144,7 +144,7 @@ fn difference(start: f64, end: f64) -> Result<f64> {
     Err(Error::Gpu(format!("the driver's timestamps run backwards, from {start} ns to {end} ns")))
 }
 
-/// As many timestamps as wanted, in sets of [`SET`].
+/// Any number of timestamps, in sets of [`SET`].
 struct Queries {
     sets: Vec<wgpu::QuerySet>,
     count: usize,

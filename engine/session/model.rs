@@ -133,7 +133,7 @@ impl Model {
         options.check()?;
         let config = checkpoint.config().clone();
         let layout = layout(checkpoint, &gpu, &options)?;
-        // The logits of a chunk must fit one binding when all of them are wanted.
+        // All logits of a chunk must fit one binding.
         let rows = options.binding_limit(&gpu) / (config.vocab_size as u64 * 4);
         let chunk = options.chunk(&gpu, checkpoint).min(usize::try_from(rows).unwrap_or(usize::MAX).max(1));
         let format = format(checkpoint, &options);

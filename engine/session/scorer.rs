@@ -244,7 +244,7 @@ impl Scorer {
             return refuse(format!("has token id {id}, which is outside the vocabulary of {vocab}"));
         }
         if *top > MAX_TOP {
-            return refuse(format!("asks for the {top} likeliest tokens: there are at most {MAX_TOP}"));
+            return refuse(format!("requests the {top} likeliest tokens: the most is {MAX_TOP}"));
         }
         Ok(())
     }
