@@ -1,5 +1,5 @@
-//! Decoding allocates nothing of its own: every allocation while tokens are generated is made inside wgpu, which
-//! records and submits commands; samara's own code makes none, and no object of the device is created.
+//! Decoding makes no allocations itself: while tokens are generated, only wgpu allocates, when it records and submits
+//! commands. No object of the device is created.
 
 mod common;
 
@@ -12,7 +12,7 @@ use samara::model::demo;
 use samara::sampler::{Sampler, SamplerOptions};
 use samara::session::SequenceOptions;
 
-/// Notes where allocations of a watched thread are made.
+/// Records where a watched thread allocates.
 struct Watching;
 
 thread_local! {
@@ -21,7 +21,7 @@ thread_local! {
 }
 
 fn note() {
-    // What the note itself allocates is not watched.
+    // Allocations of the recording itself are not watched.
     if WATCHED.replace(false) {
         let trace = Backtrace::force_capture().to_string();
         FOUND.with_borrow_mut(|found| found.push(trace));
@@ -29,7 +29,7 @@ fn note() {
     }
 }
 
-// SAFETY: every call is handed to the system's allocator as it is.
+// SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Watching {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note();

@@ -29,7 +29,7 @@ fn text(answer: &Value) -> &str {
     answer["choices"][0]["text"].as_str().unwrap()
 }
 
-/// What a session of its own gives, text and finish reason.
+/// What a session alone generates, text and finish reason.
 fn alone(prompt: &str, max_tokens: usize, sampling: SamplerOptions) -> (String, &'static str) {
     let tokenizer = tokenizer();
     let ids = tokenizer.encode(prompt, Some(1)).unwrap();
@@ -87,7 +87,7 @@ fn a_completion_is_what_a_session_generates() {
     let (whole, reason) = alone("The Fox and the Grapes", 500, SamplerOptions::default());
     assert_eq!(text(&answer), whole);
     assert_eq!(answer["choices"][0]["finish_reason"], reason);
-    // Echo, several prompts, and none to add.
+    // Echo, several prompts, and no new tokens.
     let prompts = json!({"prompt": ["The Fox", "The Crow"], "temperature": 0, "max_tokens": 5, "echo": true});
     let answer = served.complete(&prompts).ok();
     for (index, prompt) in ["The Fox", "The Crow"].iter().enumerate() {
@@ -183,7 +183,7 @@ fn a_seed_decides_what_is_drawn() {
     assert_ne!(text(&served.complete(&unseeded).ok()), text(&served.complete(&unseeded).ok()));
 }
 
-/// What a scorer says of all tokens but the first.
+/// What a scorer returns for all tokens but the first.
 fn scores(tokens: &[u32], top: usize) -> Vec<TokenScore> {
     let mut scorer = model().scorer(1, None).unwrap();
     scorer.score(&[Scoring { tokens: tokens.to_vec(), from: 1, top }]).unwrap().remove(0)
@@ -218,7 +218,7 @@ fn an_echo_tells_the_scores_of_the_prompt() {
     let served = Served::start(options());
     let prompt = demo::KNOWN_PROMPT;
     let mut body = json!({"prompt": prompt, "temperature": 0, "max_tokens": 1, "logprobs": 3, "echo": true});
-    // One token more, as lm-evaluation-harness asks: the scorer knows it.
+    // One token more, as lm-evaluation-harness requests it: the scorer knows it.
     let answer = served.complete(&body).ok();
     let choice = &answer["choices"][0];
     tells(choice, 1, &scores(&[&prompt[..], &demo::KNOWN_TEXT[..1]].concat(), 3));
@@ -235,7 +235,7 @@ fn an_echo_tells_the_scores_of_the_prompt() {
     }
     assert_eq!(tokens.len(), prompt.len() + 1);
     assert_eq!(answer["usage"]["completion_tokens"], 1);
-    // None more, and several that the batch adds, which tells of them without the echo too.
+    // No new tokens, then several from the batch, whose log-probabilities come without the echo too.
     body["max_tokens"] = json!(0);
     tells(&served.complete(&body).ok()["choices"][0], 1, &scores(&prompt, 3));
     body["max_tokens"] = json!(4);
@@ -250,7 +250,7 @@ fn an_echo_tells_the_scores_of_the_prompt() {
     assert_eq!(new["choices"][0]["logprobs"]["text_offset"][0], 0);
     body["stream"] = json!(true);
     assert_eq!(served.stream(&body).whole()["choices"], new["choices"]);
-    // One token alone follows nothing.
+    // One token alone: nothing precedes it.
     let one = json!({"prompt": [1], "max_tokens": 0, "logprobs": 0, "echo": true});
     let answer = served.complete(&one).ok();
     assert_eq!(answer["choices"][0]["logprobs"]["token_logprobs"], json!([null]));
@@ -431,7 +431,7 @@ fn what_cannot_be_answered_is_refused_by_name() {
     assert_eq!(error["code"], "context_length_exceeded");
     post(&format!("{{\"prompt\": \"{}\"}}", "a".repeat(5000))).refused(413, &["4000"]);
     served.complete(&json!({"prompt": "a", "stop": "a".repeat(256), "max_tokens": 1})).ok();
-    // What says nothing is no mistake.
+    // Neutral values are accepted.
     let harmless = json!({
         "prompt": "a", "max_tokens": 1, "user": "someone", "n": 1, "best_of": 1, "presence_penalty": 0,
         "frequency_penalty": 0.0, "logit_bias": null, "suffix": null, "stop": null, "logprobs": null, "top_k": -1,
@@ -504,7 +504,7 @@ fn a_text_that_no_context_holds_is_refused_before_it_is_read() {
     let ask = |bytes: usize| served.complete(&json!({"prompt": "a".repeat(bytes), "max_tokens": 1}));
     let error = ask(most + 1).refused(400, &[&format!("{} bytes", most + 1), "8 tokens", &most.to_string()]);
     assert_eq!(error["code"], "context_length_exceeded");
-    // Tokens are counted where they may be few enough.
+    // A text short enough for the limit is tokenized, and its tokens counted.
     ask(most).refused(400, &["the prompt has", "8"]);
 }
 
@@ -515,7 +515,7 @@ fn a_client_that_does_not_read_holds_up_nobody() {
     }
     let write_timeout = Duration::from_millis(100);
     let served = Served::start(Options { sequences: 8, write_timeout, ..options() });
-    // Some 8 MB, as each token of a prompt is told with five others: far more than the server's end of a connection
+    // Some 8 MB, as each token of a prompt is listed with five others: far more than the server's end of a connection
     // holds, and its client has room for a few thousand bytes.
     let prompt =
         |number: usize| (0..480).map(move |i| if i == 0 { 1 } else { 3 + (number * 131 + i * 37) % 2000 });
@@ -536,7 +536,7 @@ fn a_client_that_does_not_read_holds_up_nobody() {
     for _ in 0..3 {
         assert_eq!(text(&served.complete(&quick).ok()), expected);
     }
-    // The connection that asks is the only one left, and what was begun for the other has ended.
+    // Only the connection that asks is left, and what was begun for the other has ended.
     served.wait_for("samara_connections", 1.0);
     served.wait_for("samara_running_sequences", 0.0);
     served.wait_for("samara_queue_depth", 0.0);
@@ -566,7 +566,7 @@ fn a_client_that_does_not_finish_is_not_waited_for() {
         assert!(start.elapsed() < 20 * short);
         answer
     };
-    // No head, half a head, half a body: each gives its place, the only one, to the next.
+    // No head, half a head, half a body: each frees the only connection for the next.
     assert_eq!(answer(""), "");
     answer("POST /v1/completions HTTP/1.1\r\nhost");
     let slow =

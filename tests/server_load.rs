@@ -24,9 +24,9 @@ const BODY_BYTES: usize = 16 << 10;
 /// How far resident memory may grow once every kind of request was served for a quarter of the time, however long it
 /// is: steps of other rows, splits and scores may still be built for the first time.
 const GROWTH_KIB: u64 = 32 << 10;
-/// What an answer may leave behind on average.
+/// Average memory that an answer may leave allocated.
 const GROWTH_OF_ANSWER_KIB: u64 = 1;
-/// The longest that a stream that has begun may be silent. How long the first token takes depends on who came before.
+/// Longest silence of a stream that has begun. The time to the first token depends on the requests before it.
 const STALL: Duration = Duration::from_secs(20);
 
 /// What every client saw.
@@ -95,7 +95,7 @@ impl Draw {
     }
 }
 
-/// Requests of mixed lengths, drawn and not, with and without an end of their own.
+/// Requests of mixed lengths, drawn and greedy, with and without stop strings.
 fn requests() -> Vec<Value> {
     let mut draw = Draw(5);
     let beginnings = ["The Fox", "A Wolf and a Lamb", "The Crow was", "An Ant", "Once a Lion met a Mouse"];
@@ -203,7 +203,7 @@ fn many_clients_at_once_get_what_each_gets_alone() {
         .collect();
     alone.report("one client", start.elapsed());
 
-    // What a driver does at the first use of a step is not what is measured.
+    // What a driver does at the first use of a step is not measured.
     let begun = Instant::now();
     thread::scope(|scope| {
         for number in 0..CLIENTS {

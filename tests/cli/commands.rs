@@ -300,7 +300,7 @@ fn contexts_and_tiers_out_of_range_are_refused() {
     refused(&run(&["generate", "The Fox and the Grapes", "-q", "--ctx", "2"]), 2, &["8 tokens", "holds 2"]);
     let bogus = samara().args(["generate", "x"]).env("SAMARA_TIER", "bogus").output().unwrap();
     refused(&bogus, 2, &["SAMARA_TIER", "bogus", "subgroup"]);
-    // Before or behind the subcommand the flag wins over the environment.
+    // Before or after the subcommand, the flag wins over the environment.
     for args in [["--tier", "plain", "generate", "x"], ["generate", "x", "--tier", "plain"]] {
         let plain = samara().args(args).args(["-q", "-n", "1"]).env("SAMARA_TIER", "bogus").output().unwrap();
         assert!(plain.status.success(), "{}", errors(&plain));
@@ -330,7 +330,7 @@ fn bench_writes_every_form_of_the_same_rows() {
 
     let csv = bench("csv");
     let fields: Vec<usize> = csv.lines().map(|line| line.matches(',').count()).collect();
-    // The adapter's name has a comma of its own on some machines, and is quoted then.
+    // On some machines the adapter's name contains a comma, and is quoted.
     assert_eq!((fields.len(), csv.starts_with("samara,commit,adapter")), (7, true), "{csv}");
 
     let table = bench("md");

@@ -12,7 +12,7 @@ use crate::common::{has_gpu, write_changed};
 use samara::instruments::document::Document;
 use samara::kernels::LIST;
 
-/// A folder with shaders of the user's.
+/// A folder with changed shaders.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -217,14 +217,14 @@ fn versions_are_compared_pair_by_pair() {
     refused(&run(&both), 2, &["--against", "--shaders"]);
 }
 
-/// Checks a run that failed after it had told on which device it runs.
+/// Checks a run that failed after it printed its device.
 fn refused_after_heading(output: &Output, code: i32, part: &str) {
     let message = errors(output);
     assert_eq!(output.status.code(), Some(code), "{message}");
     assert!(message.contains(part) && !message.contains("panicked") && output.stdout.is_empty(), "{message}");
 }
 
-/// A child that is ended with the test, however that ends.
+/// A child process that is killed with the test, however that ends.
 struct Running {
     child: Child,
     results: Receiver<String>,
@@ -297,7 +297,7 @@ fn shaders_are_replaced_for_every_command_wherever_the_flag_stands() {
         return;
     }
     let folder = Folder::new();
-    // The last sum before the head: without it, logits are others.
+    // The last sum before the head: a change of it changes the logits.
     let generate = ["generate", "The Fox and the Grapes", "-q", "-n", "8", "--no-fuse", "all"];
     let built_in = stdout(&run(&generate));
     folder.add(CORRECT);
@@ -369,7 +369,7 @@ mod tuned {
                 .unwrap()
         }
 
-        /// The workgroup of a decode step's embedding lookup, and what was told on the way.
+        /// The workgroup of a decode step's embedding lookup, and standard error.
         fn workgroup(&self, tune: &str) -> (String, String) {
             let output = self.run(&["inspect", "--graph", "-q"], tune);
             let text = stdout(&output);
@@ -426,7 +426,7 @@ mod tuned {
         let told = errors(&output);
         assert!(told.contains("written: ") || told.contains("nothing was written"), "{told}");
         assert_eq!(told.contains("written: "), told.contains(cache.file.to_str().unwrap()), "{told}");
-        // What was there for other shapes is still there.
+        // Values of other shapes are kept.
         assert_eq!(cache.workgroup("on").0, "WG=128");
 
         let output = tune(&["embed", "-m", "synthetic:micro", "-p", "0", "-q"]);

@@ -1,4 +1,4 @@
-//! A tiny checkpoint whose every byte a test can spoil before it is written.
+//! A tiny checkpoint of which a test can change any byte before it is written.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,8 +49,8 @@ impl Tiny {
         Self { config, tensors }
     }
 
-    /// Makes a model whose logits are no numbers behind one token, the last of the vocabulary, and numbers elsewhere:
-    /// only its embedding has a first value, and the first layer's norm makes an infinite one of that.
+    /// Makes a model whose logits are not finite after one token, the last of the vocabulary, and finite after all
+    /// others: only that token's embedding has a first value, which the first layer's norm makes infinite.
     pub fn with_bad_token(max_context_length: usize) -> Self {
         let mut tiny = Self::with(Dtype::F32, &[("max_context_length", max_context_length.into())]);
         let (_, _, norm) = tiny.tensors.get_mut(&names::attn_norm(0)).unwrap();
@@ -106,7 +106,7 @@ pub fn bytes(dtype: Dtype, values: &[f32]) -> Vec<u8> {
 pub fn values(model: &Checkpoint) -> Vec<Vec<f32>> {
     let read = |(index, weight): (usize, &samara::model::WeightInfo)| {
         let mut values = vec![0.0; weight.rows * weight.cols];
-        // In two parts, with memory given back between them, as a loader does.
+        // In two parts, with memory released between them, as a loader does.
         let (half, all) = (weight.rows / 2, weight.rows);
         let (first, second) = values.split_at_mut(half * weight.cols);
         model.read_rows(index, half..all, second).unwrap();

@@ -1,5 +1,5 @@
-//! Documents as instruments write them, of runs that never were: the dispatches, bytes and operations are
-//! those of the real graphs, the times follow from invented ceilings.
+//! Documents as instruments write them, of runs that never took place: dispatches, bytes and operations are those of
+//! the real graphs, times follow from invented ceilings.
 
 use samara::instruments::bench::Test;
 use samara::instruments::document::{

@@ -71,7 +71,7 @@ pub fn gpus() -> Vec<Gpu> {
     own.summary().tiers().into_iter().map(open).collect()
 }
 
-/// Returns that an adapter does not run a tier, where it does not.
+/// Returns the message for an adapter that does not run a tier; `None` if it does.
 fn lacks_tier(own: &AdapterSummary, tier: Tier) -> Option<String> {
     // No software adapter has matrix units, and SwiftShader has no f16.
     let excused = tier.coop.is_some() || tier.f16 && own.name.contains("SwiftShader");
@@ -79,15 +79,15 @@ fn lacks_tier(own: &AdapterSummary, tier: Tier) -> Option<String> {
     lacks.then(|| lacking(own, &format!("tier {tier}"), excused))
 }
 
-/// Returns that an adapter does not have something. With `REQUIRE_GPU=1` a software adapter has to have everything that
-/// is not excused: it is there to test it.
+/// Returns the message for an adapter that lacks something. With `REQUIRE_GPU=1` a software adapter has to have
+/// everything that is not excused, because it is there to test it.
 pub fn lacking(own: &AdapterSummary, what: &str, excused: bool) -> String {
     let why = format!("`{}` does not have {what}", own.name);
     assert!(excused || !own.software || !required(), "REQUIRE_GPU=1 but {why}");
     why
 }
 
-/// Makes a device take times by a clock; returns whether it has it.
+/// Sets the clock of a device; returns whether the device has it.
 pub fn set_clock(gpu: &mut Gpu, clock: Clock) -> bool {
     let set = gpu.set_clock(clock).is_ok();
     if !set {

@@ -1,11 +1,11 @@
-//! The bits that a case leaves, with values of its tunables as chosen, and how far they are off.
+//! The output bits of a case, with chosen values of its tunables, and their errors.
 
 use samara::gpu::{Bindings, BufferRange, Executor, Gpu, Tuned, Tuning, pack_values};
 use samara::instruments::check::nmse;
 use samara::kernels::{Case, Choice, Kernel};
 use samara::tensor::TensorId;
 
-/// Makes the device run a kernel, and no other, with these values.
+/// Makes the device run this kernel, and no other, with these values.
 pub fn tune(gpu: &mut Gpu, kernel: &dyn Kernel, choice: &Choice) {
     let source = gpu.shaders().source(&kernel.source(gpu.tier()));
     let mut tuning = Tuning::default();

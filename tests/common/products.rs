@@ -1,4 +1,4 @@
-//! Products on rows that follow from their numbers alone, so that a row can be compared alone and among others.
+//! Products on rows that depend only on their numbers, so that a row can be compared alone and among others.
 
 use samara::kernels::ProductCase;
 use samara::kernels::{Case, Fill};
@@ -21,13 +21,13 @@ pub fn any(row: usize, column: usize) -> f64 {
     (((row * 8191 + column * 127) % 1009) as f64 - 504.0) / 256.0
 }
 
-/// What 8 bits and a scale hold: integers up to 127, which each block of 32 has, times a power of two.
+/// Values that 8 bits and a scale represent: integers up to 127, which each block of 32 has, times a power of two.
 pub fn whole(row: usize, column: usize) -> f64 {
     let integer = if column % 32 == row % 32 { 127 } else { (row * 8191 + column * 77) as i32 % 253 - 126 };
     f64::from(integer) * step(column)
 }
 
-/// The same but for 0.3 of a step, which rounding takes away.
+/// The same plus or minus 0.3 of a step, which rounding removes.
 pub fn nearly(row: usize, column: usize) -> f64 {
     whole(row, column) + if column % 32 == row % 32 { 0.0 } else { [0.3, -0.3][column % 2] * step(column) }
 }

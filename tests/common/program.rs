@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-/// The program, as on the machine of a user who tuned nothing and keeps nothing.
+/// The program, for a user who tuned nothing and keeps no pipelines.
 pub fn samara() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_samara"));
     command.env_remove("SAMARA_LOG").env_remove("SAMARA_TUNE").stdin(Stdio::null());
@@ -37,12 +37,12 @@ pub fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Returns what a run told on standard error.
+/// Returns the standard error of a run.
 pub fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Checks that a run failed with this exit code, told why on standard error, and printed no result.
+/// Checks that a run failed with this exit code, reported why on standard error, and printed no result.
 pub fn refused(output: &Output, code: i32, parts: &[&str]) {
     let message = errors(output);
     assert_eq!(output.status.code(), Some(code), "{message}");

@@ -110,7 +110,7 @@ impl Served {
 impl Client {
     pub fn new(url: &str) -> Self {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
-        // Connections are not kept, so that a stream that is dropped is one that broke off.
+        // Connections are not kept alive, so that a dropped stream disconnects.
         let config = config.max_idle_connections(0).timeout_global(Some(Duration::from_secs(300)));
         Self { url: url.to_owned(), agent: config.build().into() }
     }
@@ -226,14 +226,14 @@ fn extend(choice: &mut Value, piece: &Value) {
 impl Iterator for Stream {
     type Item = Value;
 
-    /// The next event's data; none behind the last, which has to be `[DONE]`.
+    /// The next event's data; `None` after the last, which has to be `[DONE]`.
     fn next(&mut self) -> Option<Value> {
         let mut line = Vec::new();
         loop {
             line.clear();
             let read = self.lines.read_until(b'\n', &mut line).unwrap();
             assert!(read > 0, "the stream ended without [DONE]");
-            // Every line by itself is whole characters.
+            // Every line consists of whole characters.
             let line = std::str::from_utf8(&line).unwrap().trim_end_matches('\n');
             match line.strip_prefix("data: ") {
                 None => assert!(line.is_empty(), "{line}"),

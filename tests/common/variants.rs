@@ -20,7 +20,7 @@ impl Variant {
         Self { case, tier, source, dispatch }
     }
 
-    /// Says which it is.
+    /// Returns a name for messages.
     pub fn name(&self) -> String {
         format!("{} [{}] tier {}", self.case.kernel.name(), self.case.label, self.tier)
     }
@@ -30,13 +30,13 @@ impl Variant {
         Module::new(&self.source, self.tier)?.specialise(&self.dispatch.overrides)
     }
 
-    /// Tells whether it multiplies on matrix units: naga's own extension of WGSL, which it cannot write as HLSL.
+    /// Returns whether it uses matrix units: naga's own extension of WGSL, which naga cannot write as HLSL.
     pub fn needs_matrix_units(&self) -> bool {
         self.source.text.contains("enable wgpu_cooperative_matrix;")
     }
 }
 
-/// Returns the modules of every tier, the one of adapters with subgroups but no f16 included.
+/// Returns the modules of every tier, including the one of adapters with subgroups but no f16.
 pub fn variants() -> Vec<Variant> {
     let without_f16 = Tier { f16: false, ..Tier::SUBGROUP };
     let mut seen = BTreeSet::new();

@@ -1,6 +1,6 @@
 // lib/coop_attention.wgsl without matrix units, for adapters that have none, as emulate/coop.wgsl does it for products:
 // a factor is where its matrix begins, and the sums lie spread over the LANES consecutive invocations of a subgroup.
-// The query is copied, because it stays in matrices when its place is taken. tests/kernels/coop.rs gives LANES its value.
+// The query is copied: its matrices outlive their workgroup memory. tests/kernels/coop.rs gives LANES its value.
 
 const LANES = 64u; // 64 or more: a quarter of the elements of a matrix
 const SHARE = 256u / LANES; // elements of a matrix that an invocation has: LANES apart

@@ -58,7 +58,7 @@ impl fmt::Display for Circle {
 pub struct Tree {
     files: Vec<(PathBuf, Module)>,
     modules: BTreeSet<Module>,
-    /// What a name stands for that a module has by `use`, from that module on.
+    /// What each name that a `use` brings into a module stands for, seen from that module.
     aliases: BTreeMap<(Module, String), Vec<String>>,
     globs: BTreeMap<Module, Vec<Vec<String>>>,
     written: Vec<Written>,
@@ -100,7 +100,7 @@ impl Tree {
         self.written.iter().filter_map(import).collect()
     }
 
-    /// Returns the file of a module that has what a path stands for; `None` for what is no part of the crate.
+    /// Returns the file of the module that has what a path names; `None` for paths outside the crate.
     fn find(&self, from: &[String], path: &[String], hops: usize) -> Option<Module> {
         let mut at = from.to_vec();
         for (index, name) in path.iter().enumerate() {
@@ -123,7 +123,7 @@ impl Tree {
         Some(self.file_of(at))
     }
 
-    /// Goes on from a module with what its `use` of a name, or of everything somewhere, stands for.
+    /// Follows a path through the `use` of a name, or of everything, in a module.
     fn follow(&self, at: &Module, name: &str, rest: &[String], hops: usize) -> Option<Module> {
         let hops = hops.checked_sub(1)?;
         if let Some(alias) = self.aliases.get(&(at.clone(), name.to_owned())) {
@@ -146,7 +146,7 @@ impl Tree {
         module
     }
 
-    /// Returns the circles among the files and folders of every folder. Its `mod.rs` joins them and is none of them.
+    /// Returns the circles among the files and folders of every folder. A folder's `mod.rs` joins them and is in none.
     pub fn circles(&self) -> Vec<Circle> {
         let mut folders: BTreeMap<Module, BTreeMap<(String, String), String>> = BTreeMap::new();
         for Import { file, from, to, path } in self.imports() {
@@ -187,7 +187,7 @@ fn circles_of(folder: &Module, pairs: &BTreeMap<(String, String), String>) -> Ve
     distinct.into_iter().map(circle).collect()
 }
 
-/// Notes every path of a file.
+/// Records every path of a file.
 struct Reader<'a> {
     tree: &'a mut Tree,
     file: usize,
@@ -199,7 +199,7 @@ impl Reader<'_> {
         self.tree.written.push(Written { file: self.file, module: self.module.clone(), path });
     }
 
-    /// Notes each path of a `use`, and the name that it brings in.
+    /// Records each path of a `use`, and the name that it brings in.
     fn note_use(&mut self, tree: &UseTree, mut path: Vec<String>) {
         let (name, renamed) = match tree {
             UseTree::Path(part) => {
@@ -227,7 +227,7 @@ impl Reader<'_> {
         self.note(path);
     }
 
-    /// Notes the paths of two names or more; of one, a token may be anything.
+    /// Records the paths of two names or more; a single name may be anything.
     fn note_tokens(&mut self, mut at: Cursor<'_>) {
         while !at.eof() {
             if let Some((inside, _, _, after)) = at.any_group() {

@@ -1,4 +1,4 @@
-//! `samara compare`: what counts as faster and slower, and how it is told.
+//! `samara compare`: what counts as faster and slower, and how it is reported.
 
 use std::path::Path;
 use std::process::Output;
@@ -20,7 +20,7 @@ fn bench(card: Card) -> Document {
     Document::Bench(documents::bench(&[&card], &[Size::M270], &[Format::Q8_0, Format::Q4_0], &[0, 512]))
 }
 
-/// The first row's tok/s of a bench, which was 100 and became `after`.
+/// A bench whose first row's tok/s was 100 and became `after`.
 fn changed(after: &[f64]) -> (Document, Document) {
     let mut before = bench(Card::large());
     let set = |document: &mut Document, values: &[f64]| {
@@ -79,7 +79,7 @@ fn times_that_grow_are_slower() {
         .filter(|row| row.verdict == Verdict::Slower)
         .map(|row| row.name.as_str())
         .collect();
-    // The dispatches of the step together, then the kernel; the step's own time was not touched.
+    // The dispatches of the step together, then the kernel; the step's whole time is unchanged.
     assert_eq!(slower[0], "decode of 1 @ 128");
     assert!(slower.len() > 1 && slower[1..].iter().all(|name| name.contains(": qk_norm_rope_attention, H ")));
     let back = compare(&after, &before, threshold("5%")).unwrap();

@@ -80,7 +80,7 @@ fn a_decode_step_costs_its_weights_its_live_cache_and_little_more() {
     let Some(gpu) = common::gpu() else { return };
     let model = micro(gpu, Format::Q8_0);
     let weights = model.inspect().weight_bytes;
-    // Of the embedding a row is read as such, and all of it as the head.
+    // The embedding is read once as a whole, by the head, and once as a single row.
     let [near, far] = [0, 100].map(|position| model.cost(256, position, 1));
     let kv_heads: usize = model.config().layers.iter().map(|layer| layer.kv_heads).sum();
     let key = (2 * kv_heads * model.config().head_dim * 2) as u64;
@@ -90,7 +90,7 @@ fn a_decode_step_costs_its_weights_its_live_cache_and_little_more() {
     let prefill = model.cost(256, 0, 16);
     let head = (2 * model.config().vocab_size * model.config().model_dim) as u64;
     assert!(prefill.read < 2 * near.read, "{prefill:?} {near:?}");
-    // Behind the last layer's attention one row goes on.
+    // After the last layer's attention one row continues.
     let (config, last) = (model.config(), model.config().layers.last().unwrap());
     let widths = last.query_heads * config.head_dim + 3 * last.ffn_dim;
     let dropped = 15 * (2 * config.model_dim * widths) as u64;
@@ -130,7 +130,7 @@ fn a_bench_counts_what_was_submitted_and_bounds_what_was_allocated() {
 fn an_ablation_runs_every_choice_of_rules_and_counts_its_norms() {
     let Some(gpu) = common::gpu() else { return };
     let workload = Workload { prompt: 5, generated: 3, repetitions: 2 };
-    // Whatever the rules of the model itself.
+    // Independent of the model's fusion rules.
     let model = micro(gpu, Format::Q8_0).with_fusion(Fusion::none());
     let mut runs = 0;
     let ablation = ablate(&model, "synthetic:micro", "test", workload, || runs += 1).unwrap();
@@ -200,7 +200,7 @@ fn more_dispatches_than_a_query_set_holds_are_timed() {
         let spans = Executor::new(&gpu, kernels, &planes).unwrap().spans(&gpu, || ()).unwrap();
         assert_eq!(spans.len(), count);
         assert!(spans.iter().all(|span| span.nanoseconds() >= 0.0 && span.nanoseconds() < 1e9), "{clock}");
-        // A timestamp that nobody wrote would read as another time altogether.
+        // A timestamp that was never written would read as some other time.
         let total = spans[count - 1].end;
         assert!(total > 0.0 && total < 60e9, "{clock}: {total} ns");
     }

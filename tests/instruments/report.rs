@@ -1,4 +1,4 @@
-//! `samara report`: a page that holds everything and asks for nothing.
+//! `samara report`: a page that is self-contained and loads nothing.
 
 use std::process::Output;
 
@@ -41,7 +41,7 @@ fn every_kind_of_document_has_its_sections() {
     assert_eq!(sections(&report(&documents::everything())), SECTIONS);
 }
 
-/// What stands between two texts, each time.
+/// Every text between two others.
 fn between<'a>(page: &'a str, start: &str, end: &str) -> Vec<&'a str> {
     page.split(start).skip(1).map(|rest| rest.split_once(end).unwrap().0).collect()
 }
@@ -67,7 +67,7 @@ fn every_chart_is_named_described_and_followed_by_its_numbers() {
     let page = report(&documents::everything());
     let mut ids = between(&page, " id=\"", "\"");
     let figures = between(&page, "<figure ", "</figure>");
-    // Decode and prefill; at depth on each of three cards; two rooflines; two steps of two profiles; one.
+    // Decode and prefill; at depth, on each of three cards; two rooflines; two steps of two profiles; one ablation.
     assert_eq!(figures.len(), 2 + 2 * 3 + 2 + 2 * 2 + 1);
     for figure in figures {
         assert_eq!(figure.matches("role=\"img\"").count(), 1);

@@ -1,5 +1,5 @@
-//! The documents against their JSON schemas: those made by code, those that the program prints, and wrong
-//! ones, which have to be refused.
+//! The documents against their JSON schemas: those made by code, those that the program prints, and wrong ones, which
+//! have to be rejected.
 
 use std::path::{Path, PathBuf};
 
@@ -24,13 +24,13 @@ fn schema(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path(name)).unwrap()).unwrap()
 }
 
-/// The validator of a kind; what it refers to lies beside it.
+/// The validator of a kind; the schemas that it refers to are beside it.
 fn validator(kind: &str) -> Validator {
     let base = format!("file://{}", path(kind).display());
     jsonschema::draft202012::options().with_base_uri(base).build(&schema(kind)).unwrap()
 }
 
-/// Fails with every place where a document breaks its schema.
+/// Fails with every path at which a document violates its schema.
 fn check(document: &Value) {
     let kind = document["kind"].as_str().expect("a document has a kind");
     let errors: Vec<String> =
@@ -132,7 +132,7 @@ fn a_field_more_or_less_is_refused() {
     }
 }
 
-/// Collects where the objects are; of a list the first is enough.
+/// Collects the paths of all objects; of a list, the first element is enough.
 fn pointers(value: &Value, place: String, found: &mut Vec<String>) {
     match value {
         Value::Array(items) => {

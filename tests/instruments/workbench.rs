@@ -34,7 +34,7 @@ fn a_row_follows_from_its_samples() {
         (row.gb_s * ns - cost.bytes() as f64).abs() < 1.0
             && (row.gflop_s * ns - cost.flops as f64).abs() < 1.0
     );
-    // At equal ceilings the operations, two for each value of 8.5 bits, take longer than the bytes.
+    // At equal ceilings the operations, two per value of 8.5 bits, take longer than the bytes.
     assert_eq!(row.bound, "compute");
     assert!((row.share - row.gflop_s / CEILINGS.fma_gflop_s).abs() < 1e-9 && row.share < 1.0);
     assert!(row.copies as u64 * cost.read > 32 << 20, "{} copies", row.copies);
@@ -97,7 +97,7 @@ fn operations_of_a_model_are_cases_that_hold_only_their_own_tensors() {
         assert!(names.contains(&name), "no {name} among {names:?}");
     }
     let shapes: Vec<String> = cases.iter().map(|case| case.kernel.shape()).collect();
-    // A chunk and what is left of the prompt.
+    // A full chunk, and the rest of the prompt.
     assert!(shapes.iter().any(|s| s.starts_with("T 128,")) && shapes.iter().any(|s| s.starts_with("T 2,")));
     for case in &cases {
         let memory = case.memory();
@@ -152,7 +152,7 @@ fn tuned_values_change_overrides_and_no_logits() {
     };
     let expected = logits(open());
     let mut random = 1u64;
-    // That no tile changes a row is checked in tests/kernels; a software adapter compiles each for seconds.
+    // tests/kernels checks that no tile changes a row; a software adapter compiles each for seconds.
     for _ in 0..2 {
         let mut tuning = Tuning::default();
         for case in &cases {

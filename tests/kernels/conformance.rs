@@ -1,7 +1,7 @@
 //! Compilers that share no code with naga take every kernel × format × tier: the validator of SPIRV-Tools,
 //! DXC for HLSL, and Tint, Chrome's, for WGSL.
 //!
-//! `./check` installs them. A tool that is missing is said to be; with `REQUIRE_TOOLS=1` it is a failure.
+//! `./check` installs them. A missing tool is reported; with `REQUIRE_TOOLS=1` it is a failure.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::common;
 use crate::common::variants::{Variant, variants};
 use serde_json::{Value, json};
 
-/// What drives DXC and Tint, and what `./check` fetches for it.
+/// The scripts that run DXC and Tint, and what `./check` fetches for them.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance");
 
 /// The exit code of a script that cannot do its work on this machine.
@@ -22,20 +22,20 @@ const CANNOT: i32 = 77;
 const ENVIRONMENTS: [((u8, u8), &str); 4] =
     [((1, 0), "vulkan1.0"), ((1, 3), "vulkan1.1"), ((1, 5), "vulkan1.2"), ((1, 6), "vulkan1.3")];
 
-/// Says what is not checked and why; with `REQUIRE_TOOLS=1` that is a failure.
+/// Reports what is not checked and why; with `REQUIRE_TOOLS=1` that is a failure.
 fn skipped(why: &str) {
     assert!(std::env::var_os("REQUIRE_TOOLS").is_none_or(|value| value != "1"), "REQUIRE_TOOLS=1 but {why}");
     common::skipped(why);
 }
 
-/// Gives a command its input and returns its exit code and what it says; one that is not there cannot work.
+/// Runs a command on an input and returns its exit code and output; a missing one returns [`CANNOT`].
 fn ask(command: &mut Command, input: &[u8]) -> (Option<i32>, String) {
     let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = match pipes.spawn() {
         Ok(child) => child,
         Err(error) => return (Some(CANNOT), format!("{:?} cannot be run: {error}", command.get_program())),
     };
-    // One that gives up early closes its end.
+    // A command that gives up early closes its end.
     let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].concat();
@@ -66,7 +66,7 @@ impl Validator {
         found.collect()
     }
 
-    /// Tells whether it is younger than the extension for cooperative matrices.
+    /// Returns whether it is newer than the extension for cooperative matrices.
     fn knows_matrix_units(&self) -> bool {
         self.version.as_str() >= "v2023.4"
     }
@@ -91,7 +91,7 @@ impl Validator {
     }
 }
 
-/// Tells whether wgpu offers the variant's tier on devices that take this version of SPIR-V.
+/// Returns whether wgpu offers the variant's tier on devices that take this version of SPIR-V.
 fn runs(variant: &Variant, version: (u8, u8)) -> bool {
     // f16 in buffers and subgroups came with Vulkan 1.1, the memory model of cooperative matrices with 1.2.
     let least = match variant.tier {
@@ -112,7 +112,7 @@ fn without_stray_layouts(words: &[u32]) -> Vec<u32> {
         rest = next;
     }
     let mut held = BTreeSet::new();
-    // Every type stands behind those that it is made of.
+    // Every type follows those that it is made of.
     for (opcode, instruction) in instructions.iter().rev() {
         match (opcode, &instruction[1..]) {
             // OpTypePointer: Uniform, PushConstant, StorageBuffer

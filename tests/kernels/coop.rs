@@ -1,7 +1,7 @@
-//! The tiles on matrix units, on adapters that have none: a file of `tests/emulate` takes the place of the one fragment
+//! The tiles on matrix units, on adapters that have none: a file of `tests/emulate` replaces the one fragment
 //! that names cooperative matrices, and all else runs as it is, for subgroups and matrices of any size. That the
 //! real fragments are valid is what translation.rs checks; what a driver makes of them,
-//! `samara kernel test --tier coop` tells on a card.
+//! `samara kernel test --tier coop` checks on a GPU that has them.
 
 use std::sync::{LazyLock, Mutex};
 
@@ -19,7 +19,7 @@ use samara::quant::Format;
 /// The formats whose tiles run on matrix units.
 const ROUNDED: [Format; 3] = [Format::F16, Format::Q8_0, Format::Q4_0];
 
-/// Matrices and subgroups that a kernel is told of.
+/// Matrices and subgroups that a kernel is built for.
 #[derive(Clone, Copy, Debug)]
 struct Units {
     tier: Tier,
@@ -48,7 +48,7 @@ impl Emulated {
     }
 }
 
-/// The text that stands in for the fragment that names cooperative matrices.
+/// The text that replaces the fragment that names cooperative matrices.
 fn emulation(path: &str, units: Units) -> &'static str {
     static TEXTS: Mutex<Vec<(String, &str)>> = Mutex::new(Vec::new());
     let mut texts = TEXTS.lock().unwrap();
@@ -163,7 +163,7 @@ fn tiles_on_matrix_units_match_their_references() {
     if gpu().is_none() {
         return;
     }
-    // A ragged case of every kernel, in formats that take turns.
+    // A ragged case of every kernel, with one format after another.
     for (name, format) in TILES.into_iter().zip(ROUNDED.into_iter().cycle()) {
         let wanted =
             |case: &Case| case.label.contains("past a tile") && case.label.ends_with(&format!(", {format}"));
@@ -184,7 +184,7 @@ fn every_case_on_matrix_units_matches_its_reference() {
     }
 }
 
-/// Checks those cases of attention that are wanted, in workgroups of every size; returns how many.
+/// Checks the selected cases of attention, in workgroups of every size; returns how many.
 fn assert_attention_right(units: Units, wanted: impl Fn(&Case) -> bool) -> usize {
     let mut ran = 0;
     for invocations in [128, 256] {
@@ -275,7 +275,7 @@ fn values([tokens, cols]: [usize; 2], value: impl Fn(usize, usize) -> f64) -> Fi
 #[test]
 fn what_11_bits_hold_is_multiplied_exactly_and_the_rest_is_rounded() {
     let Some(gpu) = gpu() else { return };
-    // Weights of f16 are taken as they are.
+    // Weights of f16 are taken unchanged.
     let sizes = [17, 33, 96];
     let errors = |value: fn(usize, usize) -> f64| {
         errors(gpu, &emulated(plain_case(Format::F16, sizes, values([17, 96], value)), UNITS[0]))

@@ -20,7 +20,7 @@ const TOKENS: [usize; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 #[test]
 fn what_8_bits_hold_is_multiplied_exactly() {
     let Some(gpu) = common::gpu_at(Tier::INT8) else { return };
-    // Formats take turns: a software adapter compiles each kernel for seconds.
+    // Kernels use the formats alternately: a software adapter compiles each kernel for seconds.
     for (name, format) in TILES.into_iter().zip(INTEGERS.into_iter().cycle()) {
         let exact = errors(&gpu, &case(name, format, &TOKENS, whole));
         assert!(exact.iter().all(|error| *error <= 1e-11), "{name}, {format}: {exact:?}");

@@ -180,7 +180,7 @@ fn tokens_of_a_sequence_are_the_same_one_by_one_and_together() {
 #[test]
 fn workgroups_that_share_the_keys_of_a_head_find_the_same() {
     each_way(|gpu, way| {
-        // The first are too few to share; of the others the last share is short.
+        // The first are too few to share; for the others the last share is short.
         for (position, splits) in [(0, 5), (300, 8), (766, 3), (767, 5), (799, 7)] {
             let row = Row { sequence: 4, position, slot: 0 };
             let step = |splits| Cache::new(gpu, Way { splits, ..way }, &[4], false).step(gpu, &[row]);

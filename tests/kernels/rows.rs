@@ -26,7 +26,7 @@ fn check(gpu: &Gpu, name: &str, format: Format) {
     let expected: Vec<Vec<u8>> = (0..9).map(alone).collect();
     assert!(expected.windows(2).all(|pair| pair[0] != pair[1]), "rows differ");
     for tokens in [2, 3, 4, 5, 7, 8, 9, MOST_TOKENS] {
-        // At places of their own among others: backwards, from the end of the first nine.
+        // At other positions among others: backwards, from the end of the first nine.
         let rows: Vec<usize> = (0..tokens).map(|t| (MOST_TOKENS + 8 - t) % MOST_TOKENS).collect();
         let found = run(gpu, &case(name, format, &rows, any));
         for (place, &row) in rows.iter().enumerate().filter(|(_, row)| **row < expected.len()) {

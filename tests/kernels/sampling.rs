@@ -25,7 +25,7 @@ struct OnDevice<'a> {
 }
 
 impl<'a> OnDevice<'a> {
-    /// Draws by the last row with room for a history of `context`, or by every row without one.
+    /// Draws by the last row with a history of `context`, or by every row without one.
     fn new(gpu: &'a Gpu, rows: usize, logits: &[f32], context: Option<usize>) -> Self {
         let vocabulary = logits.len() / rows;
         let mut tensors = Tensors::default();
@@ -119,7 +119,7 @@ fn probabilities(logits: &[f32], history: &[u32], options: &SamplerOptions) -> V
     probabilities
 }
 
-/// Tells whether counts are as likely as not to come from these probabilities: Pearson's test at a p-value of
+/// Checks that counts plausibly follow these probabilities: Pearson's test at a p-value of
 /// 1e-4, cells with less than five draws taken together.
 fn follows(counts: &[usize], probabilities: &[f64]) -> Result<(), String> {
     let draws: usize = counts.iter().sum();

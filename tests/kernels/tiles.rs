@@ -32,7 +32,7 @@ const SIZES: [Size; 4] = [Size::M270, Size::M450, Size::B1_1, Size::B3];
 /// A kernel, the rows of its weight and `K`.
 type Product = (&'static str, usize, usize);
 
-/// The products of a prompt that a size takes, as the rules fuse them.
+/// The products of a prompt at a size, as the rules fuse them.
 fn products(size: Size) -> BTreeSet<Product> {
     let config = Config::published(size);
     let dim = config.model_dim;

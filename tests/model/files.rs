@@ -1,4 +1,4 @@
-//! Model files, sound and unsound: what opens reads exactly, what does not is named in the error.
+//! Model files, valid and invalid: what opens reads exactly, what does not is named in the error.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ const QKV: &str = "transformer.layers.1.attn.qkv_proj.weight";
 
 #[test]
 fn every_stored_type_reads_exactly() {
-    // The made-up values are bf16, and those beyond f16's 11 bits and small range are none of them.
+    // The made-up values are bf16; none of them exceeds the precision or range of f16.
     let made_up = Tiny::new(Dtype::BF16).open().unwrap();
     let expected = values(&Checkpoint::synthetic_with(made_up.config().clone(), 1));
     for (dtype, format) in [(Dtype::BF16, Format::Bf16), (Dtype::F32, Format::F32), (Dtype::F16, Format::F16)]
@@ -40,7 +40,7 @@ fn every_stored_type_reads_exactly() {
         let (read, made) = (values(&model).concat(), expected.concat());
         assert_eq!(read.len(), made.len());
         for (read, made) in read.iter().zip(&made) {
-            // f16 loses what lies below its smallest step, 2^-24.
+            // f16 loses values below its smallest step, 2^-24.
             let error = if dtype == Dtype::F16 { 2f32.powi(-25) } else { 0.0 };
             assert!((read - made).abs() <= error, "{dtype}: {made} was read as {read}");
         }
@@ -194,7 +194,7 @@ fn values_that_are_no_numbers_are_named_by_place() {
         let mut rows = vec![0.0; 2 * 64];
         model.read_rows(index, 0..2, &mut rows).unwrap();
         refused(model.read_rows(index, 2..4, &mut rows), &[QKV, "row 3, column 7", shown, "finite"]);
-        // What is stored as f16 fits f16 unread; its infinities are found when it is loaded.
+        // Weights stored as f16 are not scanned for f16; their infinities are found when they are loaded.
         match dtype {
             Dtype::F16 => assert!(model.fits_f16(index).unwrap()),
             _ => refused(model.fits_f16(index), &[QKV, "row 3, column 7"]),

@@ -25,7 +25,7 @@ fn graph(size: Size, tokens: usize, logits: Logits, fusion: &Fusion, max_binding
     graph
 }
 
-/// How often each kernel stands in a step of the 270M.
+/// How often each kernel occurs in a step of the 270M.
 fn kernels(
     tokens: usize,
     logits: Logits,
@@ -35,7 +35,7 @@ fn kernels(
     count(&graph(Size::M270, tokens, logits, fusion, max_binding))
 }
 
-/// How often each kernel stands in a graph.
+/// How often each kernel occurs in a graph.
 fn count(graph: &Graph) -> BTreeMap<&'static str, usize> {
     let mut counts = BTreeMap::new();
     graph.ops().iter().for_each(|op| *counts.entry(op.kernel.name()).or_default() += 1);
@@ -75,13 +75,13 @@ fn up_to_eight_tokens_take_the_products_of_one_and_more_take_tiles() {
         }
         let counts = kernels(FEW_TOKENS + 1, logits, &Fusion::all(), WHOLE);
         let of = |name| counts.get(name).copied().unwrap_or_default();
-        // The last layer goes on with one row where no others are wanted.
+        // If only the last logits are needed, the last layer continues with one row.
         let one_row = usize::from(logits == Logits::Last);
         assert_eq!([of("matmul_add"), of("norm_matmul_swiglu")], [32 - 2 * one_row, 16 - one_row]);
         assert_eq!([of("matvec_add"), of("norm_matvec_swiglu")], [2 * one_row, one_row]);
         assert_eq!(of("last_rows"), one_row);
     }
-    // The head of a prefill is a product of one row, or of all in tiles.
+    // The head of a prefill is a product of one row, or of all rows in tiles.
     let head = |logits| {
         let counts = kernels(9, logits, &Fusion::all(), WHOLE);
         ["norm_matvec", "norm_matmul"].map(|name| counts.get(name).copied())
@@ -97,7 +97,7 @@ fn a_fused_chunk_takes_six_dispatches_a_layer_and_reads_each_weight_once() {
             [9, 64, 512].into_iter().flat_map(|t| [Logits::Last, Logits::All].map(|logits| (t, logits)))
         {
             let graph = graph(size, tokens, logits, &Fusion::all(), WHOLE);
-            // Besides the layers, the embedding, the head and, with the last logits, the last rows and the choice of a
+            // Besides the layers: the embedding, the head and, with the last logits, the last rows and the choice of a
             // token.
             let others = 2 + 2 * usize::from(logits == Logits::Last);
             let count = graph.ops().len();
@@ -108,7 +108,7 @@ fn a_fused_chunk_takes_six_dispatches_a_layer_and_reads_each_weight_once() {
                     *readers.entry(&graph.tensors()[operand.tensor].name).or_default() += 1;
                 }
             }
-            // The embedding is the head too, and gives no more than a row for each token where it is looked up.
+            // The embedding is the head too. The lookup reads only a row for each token.
             assert_eq!(readers.remove(names::EMBEDDING), Some(2));
             assert_eq!(readers.len(), 4 * layers, "{size:?}, T {tokens}");
             assert!(readers.values().all(|&count| count == 1), "{size:?}, T {tokens}: {readers:?}");
@@ -136,9 +136,9 @@ fn an_unfused_token_is_made_of_primitive_kernels() {
 #[test]
 fn each_rule_brings_its_kernels_and_only_its_own() {
     for tokens in [1, 9] {
-        // The kernels of a rule and how often they stand in a step. Of nine tokens the last layer behind its attention
-        // and the head take one row. Of a few tokens attention is in one kernel with what stands before it, of more it
-        // is not. Residual adds and norms join where one of the rules that take them into products leaves both.
+        // The kernels of a rule and how often they occur in a step. Of nine tokens, only one row goes through the head
+        // and what follows the last layer's attention. Of a few tokens, attention shares a kernel with what precedes
+        // it. Residual adds and norms join where one of the rules that take them into products leaves both.
         let fused = |rule, off| -> (&[&str], usize) {
             match (rule, tokens) {
                 (Rule::MatmulSwiglu, 1) => (&["matvec_swiglu", "norm_matvec_swiglu"], 16),
@@ -173,11 +173,11 @@ fn each_rule_brings_its_kernels_and_only_its_own() {
 fn residual_adds_and_norms_join_where_no_product_takes_them() {
     let fusion = Fusion::all().without_rule(Rule::NormMatvec).without_rule(Rule::MatvecAdd);
     let counts = kernels(1, Logits::Last, &fusion, WHOLE);
-    // Each layer ends and each FFN begins with a residual add and a norm, but for the very first norm; attention is
-    // one with what stands before it.
+    // Each layer ends and each FFN begins with a residual add and a norm, except for the very first norm; attention is
+    // fused with what precedes it.
     assert_eq!((counts["add_rms_norm"], counts["rms_norm"], counts["matvec"]), (2 * 16, 1, 3 * 16 + 1));
     assert_eq!(counts.values().sum::<usize>(), 7 * 16 + 4);
-    // Of nine tokens one row goes on behind the last layer's attention, and all joins in the same way.
+    // Of nine tokens, one row continues after the last layer's attention; all else fuses as before.
     let counts = kernels(9, Logits::Last, &fusion, WHOLE);
     assert_eq!((counts["add_rms_norm"], counts["rms_norm"], counts.get("add")), (2 * 16, 1, None));
     assert_eq!((counts["matmul"], counts["matvec"]), (16 + 2 * 15, 2 + 1));
@@ -187,7 +187,7 @@ fn residual_adds_and_norms_join_where_no_product_takes_them() {
 
 #[test]
 fn a_projection_split_over_bindings_is_fused_part_by_part_but_not_with_its_gate() {
-    // 4 MiB hold every projection of the first layers whole, and none of the last ones' gate and up rows.
+    // 4 MiB hold every projection of the first layers, but not the gate and up rows of the last ones.
     for (tokens, logits, [norm_product, product_add, gated, product]) in [
         (1, Logits::Last, ["norm_matvec", "matvec_add", "norm_matvec_swiglu", "matvec"]),
         (9, Logits::All, ["norm_matmul", "matmul_add", "norm_matmul_swiglu", "matmul"]),
@@ -196,7 +196,7 @@ fn a_projection_split_over_bindings_is_fused_part_by_part_but_not_with_its_gate(
         assert!(counts["swiglu"] > 0 && counts[gated] > 0, "{counts:?}");
         assert_eq!(counts["swiglu"] + counts[gated], 16);
         assert!(counts["embed"] > 1);
-        // The parts take norms in and add to the residual, each for its own rows.
+        // The parts take in norms and add to the residual, each for its rows.
         assert!(counts[norm_product] > 17 && counts[product_add] > 32, "{counts:?}");
         assert_eq!((counts.get("rms_norm"), counts.get("add"), counts.get(product)), (None, None, None));
         let graph = graph(Size::M270, tokens, logits, &Fusion::all(), 4 << 20);
@@ -232,7 +232,7 @@ fn a_few_tokens_and_a_batch_attend_row_by_row_and_more_tokens_in_tiles() {
     assert_eq!(of_one(9, 1), ([0, 0, 16, 1], [vec![1], vec![3, 64, 64], vec![1, vocab]]));
     let shapes = [vec![40, 2], vec![64, 3, 64, 64], vec![40, vocab]];
     assert_eq!(attention(40, Some(64), 1), ([16, 0, 0, 1], shapes));
-    // Another dispatch for each layer, where it goes row by row.
+    // One more dispatch per layer where attention goes row by row.
     assert_eq!((of_one(8, 4).0, of_one(9, 4).0), ([16, 16, 0, 1], [0, 0, 16, 1]));
 }
 
@@ -252,7 +252,7 @@ fn packed_rows_take_tiles_and_see_keys_that_the_step_itself_wrote_before() {
         let mut step = openelm::step(checkpoint.config(), &layout, StepShape { splits, ..shape });
         Fusion::all().apply(&mut step.graph);
         let count = |name| step.graph.ops().iter().filter(|op| op.kernel.name() == name).count();
-        // Fused with what writes the keys, attention would not see those of other rows.
+        // Fused with the write of the keys, attention would not see the keys of other rows.
         let attention = ["qk_norm_rope", "attention_decode", "qk_norm_rope_attention", "attention_merge"];
         assert_eq!(attention.map(count), [16, 16, 0, merges]);
         let few = ["matvec", "norm_matvec", "matvec_add", "matvec_swiglu", "norm_matvec_swiglu"];
@@ -276,7 +276,7 @@ fn naive_norms_are_chains_of_six_and_leave_the_rules_that_take_a_norm_nothing_to
             ("kv_write", 16),
             ("argmax", 1),
         ]);
-        // The last layer behind its attention, and the head, take one row.
+        // After the last layer's attention, and in the head, one row.
         expected.extend(match tokens {
             1 => [("matvec", 16 + 1), ("matvec_add", 32), ("attention_decode", 16), ("matvec_swiglu", 16)]
                 .to_vec(),
@@ -329,7 +329,7 @@ fn every_choice_of_rules_computes_four_norms_a_layer_and_one() {
             }
         }
         let norm_ops = |fusion| graph(size, 1, Logits::Last, &fusion, WHOLE).norm_ops();
-        // Fused, none is alone; as primitives, queries and keys share a launch.
+        // Fused, no norm is alone; as primitives, queries and keys share a dispatch.
         assert_eq!((norm_ops(Fusion::all()), norm_ops(Fusion::none())), (0, 3 * layers + 1));
         assert_eq!(norm_ops(Fusion::all().with_naive_norms()), 6 * norms);
     }

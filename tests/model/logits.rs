@@ -223,7 +223,7 @@ fn the_device_equals_the_reference_graph_in_every_format() {
     }
 }
 
-/// Logits after a prompt and after one more token, however the model was loaded.
+/// Logits after a prompt and after one more token.
 fn two_logits(model: &Model, prompt: &[u32]) -> Vec<f32> {
     let mut session = model.session(Some(prompt.len() + 1)).unwrap();
     session.prefill(prompt).unwrap();
@@ -307,7 +307,7 @@ fn every_tier_agrees() {
     }
 }
 
-/// Whether products round more than sums in another order do: activations to 8 bits, or factors to f16.
+/// Returns whether products round more than the order of sums does: activations to 8 bits, or factors to f16.
 fn rounds(tier: Tier, format: Format) -> bool {
     match format {
         Format::Q8_0 | Format::Q4_0 => tier.int8 || tier.coop.is_some(),
@@ -316,7 +316,7 @@ fn rounds(tier: Tier, format: Format) -> bool {
     }
 }
 
-/// Compares logits at a tier that rounds with those of one that does not, behind `tokens` tokens.
+/// Compares logits at a tier that rounds with those at one that does not, after `tokens` tokens.
 fn check_rounded(gpu: &Gpu, tokens: usize, least: f64, most: f64) {
     assert!(Format::ALL.into_iter().any(|format| rounds(gpu.tier(), format)));
     for (checkpoint, format) in
@@ -341,8 +341,8 @@ fn check_rounded(gpu: &Gpu, tokens: usize, least: f64, most: f64) {
 #[test]
 fn activations_of_8_bits_are_close_to_f32() {
     let Some(gpu) = common::gpu_at(Tier::INT8) else { return };
-    // On uniform values the four products of a layer add 3e-5, 1.5e-5, 7.5e-5 and 1.5e-5 of their own
-    // outputs and the head 3e-5: 1.1e-3 in eight layers, less by as much as the residual outweighs them.
+    // On uniform values the four products of a layer add 3e-5, 1.5e-5, 7.5e-5 and 1.5e-5 of their outputs, and the head
+    // 3e-5: 1.1e-3 in eight layers, less as far as the residual outweighs them.
     for tokens in [FEW_TOKENS, FEW_TOKENS + 9] {
         check_rounded(&gpu, tokens, 1e-7, 1e-3);
     }
@@ -351,7 +351,7 @@ fn activations_of_8_bits_are_close_to_f32() {
 #[test]
 fn factors_of_matrix_units_are_close_to_f32() {
     let Some(gpu) = common::gpu_at(Tier::COOP) else { return };
-    // A product adds at most 4e-6 of its own output: 40 of them in ten layers. Few tokens take no tiles.
+    // A product adds at most 4e-6 of its output: 40 of them in ten layers. Few tokens take no tiles.
     check_rounded(&gpu, FEW_TOKENS + 9, 1e-11, 1.6e-4);
 }
 

@@ -1,5 +1,5 @@
-//! The buffer plan on random graphs: no two live tensors share a buffer, and no operation finds a
-//! buffer both among what it reads and what it writes.
+//! The buffer plan on random graphs: no two live tensors share a buffer, and no operation both reads and writes a
+//! buffer.
 
 use proptest::prelude::*;
 use samara::graph::plan::{Plan, bytes, lifetime, plan};

@@ -86,7 +86,7 @@ fn a_character_appears_with_its_last_byte() {
 
 #[test]
 fn bytes_that_are_no_character_are_replaced() {
-    // Cut off by the end, by another character, and by a byte that starts a new one.
+    // Cut off by the end, by another character, and by the first byte of a new one.
     assert_eq!(streamed(llama2(), &[243, 162]), "\u{fffd}");
     assert_eq!(streamed(llama2(), &[243, 162, 3186]), "\u{fffd} world");
     assert_eq!(streamed(llama2(), &[243, 162, 243, 162, 169, 156]), "\u{fffd}🦙");

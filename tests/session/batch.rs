@@ -12,7 +12,7 @@ use samara::{Error, KvFormat, LoadOptions, Model};
 
 const CONTEXT: usize = 64;
 
-/// A prompt of its own length for each number.
+/// A prompt for each number, of varying length.
 fn prompt(number: usize) -> Vec<u32> {
     (0..1 + number * 5 % 23)
         .map(|i| if i == 0 { 1 } else { ((number * 131 + i * 37) % 2000 + 3) as u32 })
@@ -48,7 +48,7 @@ fn a_sequence_gets_the_tokens_that_it_gets_alone() {
         };
         let ids: Vec<SequenceId> = (0..3).map(|number| join(&mut batch, &mut numbers, number)).collect();
         (0..4).for_each(|_| step(&mut batch, &mut found));
-        // One leaves while a step is under way, and others take more rows than the ones before had.
+        // One leaves while a step is in flight, and others take more rows than before.
         batch.leave(ids[1]).unwrap();
         for number in 3..12 {
             join(&mut batch, &mut numbers, number);
@@ -84,7 +84,7 @@ fn a_sequence_leaves_with_the_token_that_its_context_has_no_room_for() {
     }
     assert_eq!(found[&first], alone(&model, 4, CONTEXT), "a full context still has a next token");
     assert_eq!(found[&first].len(), CONTEXT - long.len() + 1);
-    // Its room is free for another, while the short one goes on.
+    // Its slot is free for another, while the short one continues.
     let third = batch.join(&long, SequenceOptions::default()).unwrap();
     step(&mut batch, &mut found);
     assert_eq!(found[&third], found[&first][..1]);
@@ -116,7 +116,7 @@ fn what_a_batch_cannot_take_is_refused_and_changes_nothing() {
     assert!(batch.is_empty());
 }
 
-/// Options of their own for each number: greedy ones among them.
+/// Options for each number, all different, greedy ones among them.
 fn options(number: usize) -> SequenceOptions {
     let plain = SamplerOptions { temperature: 1.0, seed: 90 + number as u64, ..SamplerOptions::default() };
     let sampler = match number % 5 {
@@ -129,7 +129,7 @@ fn options(number: usize) -> SequenceOptions {
     SequenceOptions { sampler, logprobs: [None, Some(0), Some(5)][number % 3] }
 }
 
-/// What a session draws by the same options.
+/// What a session draws with the same options.
 fn drawn_alone(model: &Model, number: usize, tokens: usize) -> Vec<u32> {
     let mut session = model.session(Some(CONTEXT)).unwrap();
     session.prefill(&prompt(number)).unwrap();
@@ -153,7 +153,7 @@ fn a_sequence_draws_what_it_draws_alone_whoever_it_shares_steps_with() {
         step(&mut batch, &mut found);
     }
     (0..10).for_each(|_| step(&mut batch, &mut found));
-    // A slot that drew is taken by another, whose past is its own.
+    // A sequence takes over the slot of one that drew; only its own past counts.
     let left = *numbers.keys().nth(3).unwrap();
     batch.leave(left).unwrap();
     numbers.insert(batch.join(&prompt(13), options(13)).unwrap(), 13);
@@ -228,7 +228,7 @@ fn a_long_prompt_is_read_chunk_by_chunk_while_others_decode() {
     let expected: Vec<u32> =
         session.generate(Sampler::greedy()).through_end().limit(2).map(Result::unwrap).collect();
     assert_eq!(found[&id], expected);
-    // One that is being read leaves, and its room is free for another.
+    // One leaves while it is being read, and its slot is free for another.
     batch.leave(id).unwrap();
     let gone = batch.enqueue(&long, SequenceOptions::default()).unwrap();
     step(&mut batch, &mut found);
@@ -278,7 +278,7 @@ fn a_step_reads_prompts_in_order_and_no_more_tokens_than_a_chunk() {
         [5, 9, 3, 16, 20, 2].map(|tokens| (0..tokens).map(|i| 1 + i * 37 % 1900).collect::<Vec<u32>>());
     let ids = prompts.each_ref().map(|prompt| batch.enqueue(prompt, SequenceOptions::default()).unwrap());
     let mut found = BTreeMap::new();
-    // They read 5 + 9, 3, 16, 16 of 20, and the other 4 + 2; what was read is told by the step behind.
+    // They read 5 + 9, 3, 16, 16 of 20, and the other 4 + 2; the next step returns the tokens after what was read.
     for (reading, begun) in [(6, 0), (4, 2), (3, 3), (2, 4), (2, 4), (0, 6)] {
         step(&mut batch, &mut found);
         assert_eq!((batch.reading(), found.len()), (reading, begun));
@@ -309,7 +309,7 @@ fn a_prompt_that_breaks_among_others_ends_alone() {
         })
         .collect();
     assert!(batch.step().unwrap().is_empty());
-    // Each is told of by a step of its own, and the others get their tokens then.
+    // Each is reported by a separate step, and the others get their tokens then.
     for broken in [1, 3, 4] {
         let message = batch.step().unwrap_err().to_string();
         let told = format!("position {} of {}", prompts[broken].len(), ids[broken]);
@@ -325,7 +325,7 @@ fn a_prompt_that_breaks_among_others_ends_alone() {
         let alone = session.generate(Sampler::greedy()).through_end().limit(5);
         assert_eq!(found[&ids[number]], alone.map(Result::unwrap).collect::<Vec<u32>>());
     }
-    // Whoever joins behind one that breaks is told so, and may try again.
+    // A sequence that joins after one that breaks gets the error, and may try again.
     let before = batch.enqueue(&[1, bad], SequenceOptions::default()).unwrap();
     assert!(batch.join(&[1, 5], SequenceOptions::default()).is_err());
     assert!(!batch.contains(before) && batch.len() == 3);
@@ -346,7 +346,7 @@ fn a_prepared_batch_builds_nothing_more() {
     // Every number of rows, and of each the kinds that the options are of.
     for first in 0..3 {
         for number in (0..6).map(|number| number * 3 + first) {
-            // As many tokens as a step that was prepared.
+            // As many tokens as a prepared step has.
             let tokens = 1 << (number % 6);
             let prompt: Vec<u32> = (0..tokens).map(|i| 1 + i * 37 % 1900).collect();
             batch.enqueue(&prompt, options(number)).unwrap();

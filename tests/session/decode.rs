@@ -1,5 +1,5 @@
 //! Decoding on the device: what a token takes, as the plans of the published sizes say it, and that the text does
-//! not depend on how many tokens share a submission or on guesses.
+//! not depend on how many tokens share a submission or on draft tokens.
 
 use crate::common;
 use samara::gpu::{Counters, Tuned, Tuning};
@@ -52,7 +52,7 @@ fn random(seed: u64) -> Sampler {
     Sampler::new(options).unwrap()
 }
 
-/// Shuns what was just said more than anything, so that each token counts as soon as it is chosen.
+/// A sampler that avoids the newest tokens most of all, so that each token counts as soon as it is chosen.
 fn shy() -> Sampler {
     let options = SamplerOptions {
         temperature: 3.0,
@@ -199,7 +199,7 @@ fn a_model_that_drafts_for_itself_is_always_right() {
     assert_eq!(stream.by_ref().collect::<Result<Vec<u32>>>().unwrap(), plain);
     let found = stream.acceptance();
     assert_eq!(found.accepted, found.drafted);
-    // The first token is there; each step gives seven guesses and one more.
+    // The first token is there; each step yields seven draft tokens and one more.
     assert_eq!(found.steps, (TOKENS - 1).div_ceil(8));
 }
 
@@ -234,7 +234,7 @@ fn a_token_reads_the_weights_and_the_live_cache_once_and_little_else() {
 fn shared_keys_change_no_text() {
     let options = LoadOptions { splits: Some(4), ..LoadOptions::default() };
     let Some(model) = common::load(&Checkpoint::synthetic(Size::Micro, 0), options) else { return };
-    // The keys of a head are shared from the middle of the text on.
+    // From the middle of the text on, several workgroups share the keys of a head.
     let prompt: Vec<u32> = (0..SPLIT_KEYS - 12).map(|i| (i * 37 % 31999) as u32).collect();
     let mut session = model.session(Some(1024)).unwrap();
     session.prefill(&prompt).unwrap();
@@ -272,7 +272,7 @@ fn join(batch: &mut BatchSession, prompt: &[u32]) -> SequenceId {
     batch.join(prompt, SequenceOptions::default()).unwrap()
 }
 
-/// The demo model with other values than the defaults for all that can be tuned in a step of one token.
+/// The demo model with other values than the defaults for all tunables of a step of one token.
 fn tuned() -> Option<Model> {
     let (mut gpu, checkpoint) = (common::gpu()?, Checkpoint::demo().unwrap());
     let mut tuning = Tuning::default();

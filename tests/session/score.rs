@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 /// values of an f16 cache to its neighbouring numbers, differ by some 1e-5; it is the difference of two.
 const NEAR: f64 = 2e-4;
 
-/// Tokens of their own for each number.
+/// Tokens for each number.
 fn tokens(number: usize, count: usize) -> Vec<u32> {
     (0..count)
         .map(|i| if i == 0 { 1 } else { ((number * 911 + i * i * 37 + i * 5) % 2000 + 3) as u32 })
@@ -30,7 +30,7 @@ fn scoring(number: usize, count: usize, from: usize, top: usize) -> Scoring {
     Scoring { tokens: tokens(number, count), from, top }
 }
 
-/// Sequences of many lengths, some of which begin alike.
+/// Sequences of many lengths, some with a common prefix.
 fn requests() -> Vec<Scoring> {
     let mut requests: Vec<Scoring> = (0..14)
         .map(|number| {
@@ -72,7 +72,7 @@ fn log_probabilities(session: &mut Session, request: &Scoring) -> Vec<Vec<f64>> 
 
 #[test]
 fn scores_are_log_probabilities_of_the_logits() {
-    // Nothing but sums in another order lies between a session's steps and packed ones.
+    // A session's steps and packed ones differ only in the order of sums.
     let options = || LoadOptions { kv: KvFormat::F32, ..LoadOptions::default() };
     let Some(model) = demo(options()) else { return };
     let micro = load(&Checkpoint::open(&golden("micro")).unwrap(), options()).unwrap();
@@ -124,7 +124,7 @@ fn a_score_is_the_same_bit_for_bit_alone_and_among_others_in_any_order() {
         for slots in [3, 16] {
             let mut scorer = model.scorer(slots, Some(320)).unwrap();
             same(&mut scorer, &all);
-            // With what is cached from before.
+            // With a warm cache.
             same(&mut scorer, &backwards);
         }
     }
@@ -250,7 +250,7 @@ fn the_program_scores_what_a_session_says() {
     expect(0, 2, "The Fox and the", "The Fox and the\n\nÄ");
     expect(3, 0, "", "The Fox");
     assert_eq!((&lines[0]["id"], &lines[3]["id"]), (&json!("fox"), &json!(6)));
-    // The space belongs to the continuation, wherever it is written, but not to the length of a choice.
+    // The space belongs to the continuation, wherever it is written, but does not count in the length of a choice.
     assert_eq!(expect(1, 0, "The Fox and the", "The Fox and the Grapes"), grapes);
     let of =
         |line: usize, index: usize, key: &str| lines[line]["continuations"][index][key].as_f64().unwrap();

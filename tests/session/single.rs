@@ -97,7 +97,7 @@ fn models_with_other_rules_share_the_device_and_its_weights() {
     assert_eq!(bytes(), before);
     assert!(std::ptr::eq(model.gpu(), naive.gpu()));
     assert_eq!(tokens(&naive, 12), tokens(&model, 12));
-    // The rules of the first are what they were.
+    // The rules of the first model are unchanged.
     let dispatches = |model: &Model| model.inspect().dispatches.len();
     assert_eq!(dispatches(&model), dispatches(&model.with_fusion(Fusion::all())));
     assert!(dispatches(&model) < dispatches(&naive));
@@ -114,7 +114,7 @@ fn counts_are_what_the_device_is_given() {
             let (counts, before) = (model.counts(length), model.gpu().counters().dispatches);
             session.prefill(&vec![5; length]).unwrap();
             assert_eq!(counts.dispatches as u64, model.gpu().counters().dispatches - before);
-            // The last layer of a chunk without logits ends behind the norms of its attention.
+            // The last layer of a chunk without logits ends after the norms of its attention.
             let before = if length > chunk { 4 * (layers - 1) + 3 } else { 0 };
             assert_eq!(counts.norms, before + 4 * layers + 1);
         }
@@ -213,7 +213,7 @@ fn an_adapter_without_enough_memory_says_what_did_not_fit() {
     if !common::has_gpu() {
         return;
     }
-    // The least memory with which the device itself opens; then it is filled up.
+    // The least memory with which the device opens; then it is filled up.
     let with = |memory_percent| Gpu::open_with(&GpuOptions { memory_percent, ..GpuOptions::default() }).ok();
     let gpu = (0..100).find_map(|percent| Some((percent, with(percent)?)));
     let (percent, gpu) = gpu.expect("the device opens with all of its memory");
@@ -234,7 +234,7 @@ fn an_adapter_without_enough_memory_says_what_did_not_fit() {
     eprintln!("{} buffers of {bytes} bytes, then: {message}", held.len());
     assert!(matches!(error, Error::Gpu(_)) && message.to_lowercase().contains("out of memory"), "{message}");
     assert!(message.contains(&gpu.summary().name), "{message}");
-    // Where wgpu's own staging did not fit, the device is lost; else it is none the worse for it.
+    // If wgpu's own staging did not fit, the device is lost; else it still works.
     if message.contains("`a weight`") {
         assert!(message.contains(&bytes.to_string()), "{message}");
         gpu.check().unwrap();
@@ -274,7 +274,7 @@ fn logits_that_are_no_numbers_are_an_error() {
     let Some(gpu) = common::gpu() else { return };
     let mut tiny = Tiny::new(Dtype::F32);
     let (_, _, data) = tiny.tensors.get_mut(names::NORM).unwrap();
-    // Finite on their own, too large for a product in f32.
+    // Finite themselves, too large for a product in f32.
     data.chunks_exact_mut(4).for_each(|value| value.copy_from_slice(&3e38f32.to_le_bytes()));
     let (_, _, data) = tiny.tensors.get_mut(names::EMBEDDING).unwrap();
     data.chunks_exact_mut(4).enumerate().for_each(|(i, value)| {

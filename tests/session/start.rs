@@ -63,7 +63,7 @@ fn threads_that_want_the_same_pipelines_compile_each_once() {
     assert_eq!(compiled(4), compiled(1));
 }
 
-/// The program with a user's cache directory of its own.
+/// The program with a separate cache directory.
 fn cached(folder: &Path) -> Command {
     let mut command = samara();
     command.env("XDG_CACHE_HOME", folder).env_remove("SAMARA_PIPELINES");
@@ -77,7 +77,7 @@ fn kept(folder: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// The one file of compiled pipelines; `None` where the adapter hands out none.
+/// The one file of compiled pipelines; `None` if the adapter exposes none.
 fn one(folder: &Path, output: &Output) -> Option<PathBuf> {
     assert!(output.status.success() && !errors(output).contains("WARN"), "{}", errors(output));
     let files = kept(folder);
@@ -107,7 +107,7 @@ fn compiled_pipelines_are_kept_and_damaged_ones_compiled_anew() {
         assert_eq!(stdout(&output), stdout(&first));
         let told = errors(&output);
         assert!(told.contains("WARN") && told.contains("compiled anew"), "{told}");
-        // What was wrong was replaced.
+        // The damaged file was replaced.
         let healed = cached(folder.path()).output().unwrap();
         assert_eq!(one(folder.path(), &healed), Some(file.clone()));
     }
@@ -123,7 +123,7 @@ fn compiled_pipelines_are_kept_only_where_they_may_be() {
     assert!(with("off").status.success());
     assert!(kept(folder.path()).is_empty());
     refused(&with("maybe"), 2, &["SAMARA_PIPELINES", "`maybe`"]);
-    // A folder that cannot be made costs a warning, where there would be something to keep.
+    // A folder that cannot be created costs a warning, if there is something to keep.
     let good = tempfile::tempdir().unwrap();
     assert!(cached(good.path()).output().unwrap().status.success());
     fs::write(folder.path().join("samara"), "in the way").unwrap();
@@ -144,7 +144,7 @@ fn programs_that_start_at_the_same_time_do_each_other_no_harm() {
     let children: Vec<_> = (0..4).map(start).collect();
     let outputs: Vec<Output> = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
     outputs.iter().for_each(|output| assert_eq!(stdout(output), stdout(&outputs[0])));
-    // Whoever was last left a whole file, and nothing lies beside it.
+    // The last process left a whole file, and no other file is beside it.
     let after = cached(folder.path()).output().unwrap();
     one(folder.path(), &after);
 }
@@ -172,7 +172,7 @@ fn of_several_damaged_tensors_the_first_is_told() {
     let mut tiny = Tiny::new(Dtype::BF16);
     let damaged = Checkpoint::from_bytes(&tiny.config.to_string(), tiny.safetensors()).unwrap();
     let names: Vec<String> = damaged.weights().iter().map(|weight| weight.name.clone()).collect();
-    // From the second weight on, every one has a value that is no number.
+    // From the second weight on, every one has a value that is not finite.
     for name in &names[1..] {
         tiny.tensors.get_mut(name).unwrap().2[..2].copy_from_slice(&bf16::NAN.to_le_bytes());
     }

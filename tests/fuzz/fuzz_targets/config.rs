@@ -18,7 +18,7 @@ fuzz_target!(|text: &str| {
                 assert!(layer.query_heads as u64 <= config::MAX_HEADS);
                 assert_eq!(layer.group() * layer.kv_heads, layer.query_heads);
             }
-            // Whatever is accepted can be described, and read where it is asked for.
+            // Whatever is accepted can be described, and any range of it read.
             let model = Checkpoint::synthetic_with(config, 0);
             assert!(model.parameters() > 0);
             let last = model.weights().len() - 1;
