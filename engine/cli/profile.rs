@@ -16,10 +16,9 @@ use super::{COMMIT, Failure, ModelArgs, RuleArgs, announce};
 
 /// Time every dispatch of a prefill and a decode step
 ///
-/// Each dispatch is timed by GPU timestamps, from the end of the one before to its own; an adapter without
-/// them repeats each dispatch by the wall clock, and the output says so. Times are medians, summed by kernel
-/// and by layer, beside two ceilings measured on the adapter: a copy, and multiply-adds from registers. The
-/// model is checked before.
+/// GPU timestamps time each dispatch, from the end of the one before to its own end. Without timestamps, each dispatch
+/// is repeated and timed by the wall clock, and the output says so. Times are medians, summed by kernel and by layer,
+/// next to two ceilings measured on the adapter: a copy, and multiply-adds from registers. The model is checked first.
 #[derive(Args)]
 pub struct ProfileArgs {
     #[command(flatten)]

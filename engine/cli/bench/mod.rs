@@ -34,10 +34,10 @@ pub struct BenchArgs {
     /// `demo`, a directory, or `synthetic:SIZE[:SEED]` [default: demo]
     #[arg(short, long, value_delimiter = ',')]
     model: Vec<String>,
-    /// Prompt tokens; 0 is no such test [default: 512]
+    /// Prompt tokens; 0 skips this test [default: 512]
     #[arg(short, long, value_name = "N", value_delimiter = ',')]
     prompt: Vec<usize>,
-    /// Tokens to generate; 0 is no such test [default: 128]
+    /// Tokens to generate; 0 skips this test [default: 128]
     #[arg(short = 'n', long, value_name = "N", value_delimiter = ',')]
     tokens: Vec<usize>,
     /// Prompt and generation as one test, `-pg 512,128`; may be given several times
@@ -84,9 +84,9 @@ enum Output {
     Md,
     /// One document
     Json,
-    /// An object a line, as soon as it is measured
+    /// One object per line, as soon as it is measured
     Jsonl,
-    /// Comma-separated values, a line as soon as it is measured
+    /// Comma-separated values, each line as soon as it is measured
     Csv,
 }
 
