@@ -44,7 +44,7 @@ fn alone(prompt: &str, max_tokens: usize, sampling: SamplerOptions) -> (String, 
 }
 
 #[test]
-fn models_health_and_tokens_are_told() {
+fn models_health_and_tokens_are_reported() {
     if !has_gpu() {
         return;
     }
@@ -190,7 +190,7 @@ fn scores(tokens: &[u32], top: usize) -> Vec<TokenScore> {
 }
 
 /// Checks log-probabilities of a choice from the token `from` on: bit for bit.
-fn tells(choice: &Value, from: usize, scores: &[TokenScore]) {
+fn has_scores(choice: &Value, from: usize, scores: &[TokenScore]) {
     let tokenizer = tokenizer();
     let logprobs = &choice["logprobs"];
     assert!(!scores.is_empty());
@@ -211,7 +211,7 @@ fn tells(choice: &Value, from: usize, scores: &[TokenScore]) {
 }
 
 #[test]
-fn an_echo_tells_the_scores_of_the_prompt() {
+fn an_echo_has_the_scores_of_the_prompt() {
     if !has_gpu() {
         return;
     }
@@ -221,7 +221,7 @@ fn an_echo_tells_the_scores_of_the_prompt() {
     // One token more, as lm-evaluation-harness requests it: the scorer knows it.
     let answer = served.complete(&body).ok();
     let choice = &answer["choices"][0];
-    tells(choice, 1, &scores(&[&prompt[..], &demo::KNOWN_TEXT[..1]].concat(), 3));
+    has_scores(choice, 1, &scores(&[&prompt[..], &demo::KNOWN_TEXT[..1]].concat(), 3));
     assert_eq!(choice["text"], "The Fox and the Grapes\n");
     let logprobs = &choice["logprobs"];
     assert_eq!(logprobs["tokens"][0], "<s>");
@@ -237,10 +237,10 @@ fn an_echo_tells_the_scores_of_the_prompt() {
     assert_eq!(answer["usage"]["completion_tokens"], 1);
     // No new tokens, then several from the batch, whose log-probabilities come without the echo too.
     body["max_tokens"] = json!(0);
-    tells(&served.complete(&body).ok()["choices"][0], 1, &scores(&prompt, 3));
+    has_scores(&served.complete(&body).ok()["choices"][0], 1, &scores(&prompt, 3));
     body["max_tokens"] = json!(4);
     let answer = served.complete(&body).ok();
-    tells(&answer["choices"][0], 1, &scores(&prompt, 3));
+    has_scores(&answer["choices"][0], 1, &scores(&prompt, 3));
     body["echo"] = json!(false);
     let new = served.complete(&body).ok();
     for field in ["tokens", "token_logprobs", "top_logprobs"] {
@@ -640,7 +640,7 @@ fn limits_under_which_nothing_runs_are_refused() {
 
 #[cfg(unix)]
 #[test]
-fn the_program_serves_until_it_is_told_to_stop() {
+fn the_program_serves_until_a_signal_stops_it() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 
@@ -666,7 +666,7 @@ fn the_program_serves_until_it_is_told_to_stop() {
 
 #[cfg(unix)]
 #[test]
-fn a_program_that_is_told_twice_to_stop_does_so_at_once() {
+fn a_second_signal_stops_the_program_at_once() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
 

@@ -34,11 +34,11 @@ pub(super) fn tolerance(tier: Tier, exact: f64) -> f64 {
 /// # Errors
 /// When either is wrong, or the device fails.
 pub fn verify(model: &Model) -> Result<()> {
-    tells_the_fable(model)?;
+    recites_the_fable(model)?;
     agrees_with_itself(model)
 }
 
-fn tells_the_fable(model: &Model) -> Result<()> {
+fn recites_the_fable(model: &Model) -> Result<()> {
     let mut gpu = model.gpu().at_tier(model.gpu().tier())?;
     gpu.set_tuning(model.gpu().tuning().clone());
     let options = LoadOptions {

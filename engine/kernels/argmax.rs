@@ -11,7 +11,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Index of the largest logit of a row.
 #[derive(Clone, Debug)]
-pub(crate) struct Argmax {
+pub struct Argmax {
     /// Logits, `[R, V]` f32.
     pub logits: TensorId,
     choosing: Choosing,
@@ -178,9 +178,9 @@ pub fn cases() -> Vec<Case> {
         case("maximum in the last lane of a ragged row", [1, 2047], 1, values(2047, -1.0, &[(2046, 3.0)]), false),
         case("all NaN in a ragged row", [1, 30], 1, values(30, nan, &[]), false),
         at("the first token", 0, 1),
-        at("the token behind a full cache", 63, 1),
+        at("the token after a full cache", 63, 1),
         at("a prompt that fills the cache", 0, 64),
-        at("behind the history's end", 64, 1),
+        at("past the history's end", 64, 1),
         at("a position that is no position", u32::MAX - 7, 5),
         rows("rows of a speculation", [8, V], Fill::Uniform(20.0), true),
         rows("rows of a batch", [64, V], Fill::Uniform(20.0), true),

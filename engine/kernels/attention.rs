@@ -20,7 +20,7 @@ const MATRIX_ROWS: usize = 16;
 
 /// Attention of `T` tokens over the KV cache.
 #[derive(Clone, Debug)]
-pub(crate) struct Attention {
+pub struct Attention {
     /// Queries: the first `H` heads of each row of `[T, stride]` f32.
     pub q: TensorId,
     /// The cache of one sequence, keys and values of this step included.
@@ -244,7 +244,7 @@ pub fn cases() -> Vec<Case> {
                 continue;
             }
             for head_dim in [64, 128] {
-                push("group of four behind a cache", [tokens, 45, tokens + 50], [12, 3, head_dim], false);
+                push("group of four after a cache", [tokens, 45, tokens + 50], [12, 3, head_dim], false);
                 if tokens <= 64 {
                     push("groups of four", [tokens, 0, tokens], [8, 2, head_dim], false);
                 }

@@ -9,7 +9,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Embedding lookup.
 #[derive(Clone, Debug)]
-pub(crate) struct Embed {
+pub struct Embed {
     /// Token ids, `[T]` u32.
     pub ids: TensorId,
     /// Rows `row0..` of the table, `[rows, D]` in any weight format.

@@ -12,7 +12,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Append of keys and values to the KV cache.
 #[derive(Clone, Debug)]
-pub(crate) struct KvWrite {
+pub struct KvWrite {
     /// Queries and keys, ready for attention, `[T, (H + Hkv) * Dh]` f32.
     pub qk: TensorId,
     /// Packed projection, which holds the values, `[T, (H + 2 Hkv) * Dh]` f32.

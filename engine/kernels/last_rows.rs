@@ -10,7 +10,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// The last rows of two activations.
 #[derive(Clone, Debug)]
-pub(crate) struct LastRows {
+pub struct LastRows {
     /// Rows, `[T, N]` f32.
     pub x: TensorId,
     /// Other rows, `[T, M]` f32.

@@ -10,10 +10,10 @@ use super::{Case, CaseBuilder, Choice, Cost, Dispatch, Fill, Fragment, Kernel, M
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Number of likeliest tokens that each row returns; as in the shader.
-pub(crate) const TOP: usize = 5;
+pub const TOP: usize = 5;
 
 /// Stands for the id where a rank has no token.
-pub(crate) const NONE: u32 = u32::MAX;
+pub const NONE: u32 = u32::MAX;
 
 /// Stands for the log-probability if a logit of the row is not finite, and for that of [`NONE`]: no
 /// log-probability is above 0.
@@ -24,7 +24,7 @@ const LOWEST: f64 = -3.2e38;
 
 /// Log-probabilities of a target and of the likeliest tokens of each row of logits.
 #[derive(Clone, Debug)]
-pub(crate) struct LogLikelihood {
+pub struct LogLikelihood {
     /// Logits, `[R, V]` f32.
     pub logits: TensorId,
     /// The token of each row to score, `[at least R]` u32; clamped to the vocabulary.

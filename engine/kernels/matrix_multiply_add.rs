@@ -16,7 +16,7 @@ const DEPTH: usize = 16;
 
 /// Multiply-adds of matrices from registers.
 #[derive(Clone, Debug)]
-pub(crate) struct MatrixMultiplyAdd {
+pub struct MatrixMultiplyAdd {
     /// Left factor, `[32, 16]` f16.
     pub a: TensorId,
     /// Right factor, `[16, 32]` f16.

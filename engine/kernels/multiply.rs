@@ -12,7 +12,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Product of a window with factors.
 #[derive(Clone, Debug)]
-pub(crate) struct Multiply {
+pub struct Multiply {
     /// Values, `[R, N * W]` of `[T, stride]` f32.
     pub a: Window,
     /// Factors: `[R, N]` f32, one for each run, or `[W]` f32, the same vector for all.

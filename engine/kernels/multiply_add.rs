@@ -17,7 +17,7 @@ const CHAINS: usize = 64;
 
 /// Multiply-adds from registers.
 #[derive(Clone, Debug)]
-pub(crate) struct MultiplyAdd {
+pub struct MultiplyAdd {
     /// `a` of each invocation, `[N, 16]` f32: four vectors.
     pub x: TensorId,
     /// `b` of all, `[4]` f32, below 1 in magnitude.

@@ -11,7 +11,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Root-mean-square norm of each query and key head.
 #[derive(Clone, Debug)]
-pub(crate) struct QkNorm {
+pub struct QkNorm {
     /// Packed projection, `[T, (H + 2 Hkv) * Dh]` f32.
     pub qkv: TensorId,
     /// Scale of a query head, `[Dh]` f32.

@@ -13,7 +13,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Root-mean-square norm of each row.
 #[derive(Clone, Debug)]
-pub(crate) struct RmsNorm {
+pub struct RmsNorm {
     /// Rows to normalise, `[T, D]` f32.
     pub x: TensorId,
     /// Scale of each column, `[D]` f32.

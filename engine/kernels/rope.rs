@@ -13,7 +13,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Rotary position embedding of each head.
 #[derive(Clone, Debug)]
-pub(crate) struct Rope {
+pub struct Rope {
     /// Heads to rotate, `[T, heads * Dh]` f32.
     pub x: TensorId,
     /// Cosines, then sines of every position, `[S, Dh]` f32: see [`table`].

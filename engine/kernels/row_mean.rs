@@ -10,7 +10,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Mean of each run of a row.
 #[derive(Clone, Debug)]
-pub(crate) struct RowMean {
+pub struct RowMean {
     /// Values, `[R, N * W]` f32.
     pub x: TensorId,
     /// Means, `[R, N]` f32.

@@ -15,7 +15,7 @@ const VECTORS: usize = 4;
 
 /// A copy of a tensor.
 #[derive(Clone, Debug)]
-pub(crate) struct StreamCopy {
+pub struct StreamCopy {
     /// Values, `[N]` f32.
     pub x: TensorId,
     /// Their copy, `[N]` f32.

@@ -10,7 +10,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// Gated SiLU of a packed projection.
 #[derive(Clone, Debug)]
-pub(crate) struct Swiglu {
+pub struct Swiglu {
     /// Gate and up projections side by side, `[T, 2 F]` f32.
     pub x: TensorId,
     /// Activation, `[T, F]` f32.

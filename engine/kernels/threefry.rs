@@ -6,7 +6,7 @@ const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
 const PARITY: u32 = 0x1bd1_1bda;
 
 /// Returns 64 random bits for a key and a counter.
-pub(crate) fn threefry(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
+pub fn threefry(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
     let schedule = [key[0], key[1], PARITY ^ key[0] ^ key[1]];
     let mut x = [counter[0].wrapping_add(key[0]), counter[1].wrapping_add(key[1])];
     for turn in 0..5 {

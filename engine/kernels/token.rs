@@ -7,7 +7,7 @@ use super::{Fragment, Memory, Operand, dim, fragment};
 use crate::tensor::{DType, TensorId, Tensors};
 
 /// Stands for the id if no token can be chosen.
-pub(crate) const NONE: u32 = u32::MAX;
+pub const NONE: u32 = u32::MAX;
 
 /// The tensors that a chosen token is written to.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub struct TokenState {
 
 /// Which rows of logits choose a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
     /// The last row of a step of this many tokens. The device advances the sequence: many steps need no
     /// read-back.
     Last(usize),

@@ -13,7 +13,7 @@ use crate::tensor::{DType, TensorId, Tensors};
 
 /// An operation on one value.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Operation {
+pub enum Operation {
     /// `v * v`.
     Square,
     /// `v + constant`.
@@ -53,7 +53,7 @@ impl fmt::Display for Operation {
 
 /// An operation on every value of a window.
 #[derive(Clone, Debug)]
-pub(crate) struct Unary {
+pub struct Unary {
     /// Values to compute from, `[R, C]` of `[T, stride]` f32.
     pub x: Window,
     /// Results, `[R, C]` f32.

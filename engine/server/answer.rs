@@ -81,7 +81,7 @@ impl<'a> Writer<'a> {
         for (index, &id) in prompt.ids.iter().enumerate() {
             if let Some(scores) = scores {
                 let score = index.checked_sub(1).map(|before| &scores[before]);
-                self.tell(&mut logprobs, id, score)?;
+                self.add_score(&mut logprobs, id, score)?;
             }
             let new = self.stream.push(id)?;
             if echo {
@@ -97,7 +97,7 @@ impl<'a> Writer<'a> {
     pub(super) fn token(&mut self, id: u32, score: Option<&TokenScore>) -> Result<Piece> {
         let mut logprobs = self.logprobs.map(|_| Logprobs::default());
         if let Some(logprobs) = &mut logprobs {
-            self.tell(logprobs, id, score)?;
+            self.add_score(logprobs, id, score)?;
         }
         let new = self.stream.push(id)?;
         self.offset += new.chars().count();
@@ -118,7 +118,7 @@ impl<'a> Writer<'a> {
         Piece { index: self.index, text, logprobs: None, finish_reason: Some(finish_reason) }
     }
 
-    fn tell(&self, to: &mut Logprobs, id: u32, score: Option<&TokenScore>) -> Result<()> {
+    fn add_score(&self, to: &mut Logprobs, id: u32, score: Option<&TokenScore>) -> Result<()> {
         let token = name(self.tokenizer, id)?;
         to.text_offset.push(self.offset);
         to.token_logprobs.push(score.map(|score| score.logprob.into()));

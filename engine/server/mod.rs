@@ -176,11 +176,11 @@ impl Server {
         let (queue, backlog) = Queue::new(options.queue);
         let health = Arc::new(Health::default());
         let config = model.config();
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
         let shared = Shared {
             token_bytes: longest(&tokenizer),
             tokenizer,
-            processors: Semaphore::new(processors),
+            cpus: Semaphore::new(cpus),
             bos: config.bos_token_id,
             eos: config.eos_token_id,
             vocab: config.vocab_size,

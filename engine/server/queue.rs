@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_queue_is_waited_for_as_long_as_it_is_told_and_a_stopped_one_refuses() {
+    fn an_empty_queue_is_waited_for_up_to_the_limit_and_a_stopped_one_refuses() {
         let (queue, mut backlog) = Queue::new(1);
         assert!(backlog.receive(false, Some(Duration::ZERO)) && backlog.receive(true, None));
         drop(backlog);

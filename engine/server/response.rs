@@ -70,7 +70,7 @@ pub(super) fn streamed(
     pieces: mpsc::Receiver<Written>,
     usage: Option<Usage>,
 ) -> Response {
-    let begin = Streaming { envelope, pieces, usage, told: usage.is_some(), done: false };
+    let begin = Streaming { envelope, pieces, usage, with_usage: usage.is_some(), done: false };
     let events = stream::unfold(begin, async |mut streaming| {
         let data = streaming.next().await?;
         Some((Ok::<_, Infallible>(Sent::default().data(data)), streaming))
@@ -84,7 +84,7 @@ struct Streaming {
     /// Counted so far; `None` once sent, or if not requested.
     usage: Option<Usage>,
     /// Whether every chunk has the field `usage`.
-    told: bool,
+    with_usage: bool,
     done: bool,
 }
 
@@ -119,7 +119,7 @@ impl Streaming {
 
     fn chunk(&self, choices: &[Piece], usage: Value) -> String {
         let mut chunk = self.envelope.with(choices);
-        if self.told {
+        if self.with_usage {
             chunk["usage"] = usage;
         }
         chunk.to_string()

@@ -41,7 +41,7 @@ pub(super) struct Shared {
     /// Bytes of the longest token.
     pub(super) token_bytes: usize,
     /// One permit per CPU core, for CPU-bound work.
-    pub(super) processors: Semaphore,
+    pub(super) cpus: Semaphore,
     pub(super) queue: Queue,
     pub(super) metrics: Metrics,
     pub(super) registry: Registry,
@@ -202,7 +202,7 @@ impl Shared {
 
     /// Runs CPU-bound work, for at most as many requests at once as there are CPU cores.
     async fn compute<T>(&self, work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
-        let _processor = self.processors.acquire().await.map_err(|_| Refusal::stopped())?;
+        let _cpu = self.cpus.acquire().await.map_err(|_| Refusal::stopped())?;
         tokio::task::block_in_place(work)
     }
 

@@ -163,7 +163,7 @@ fn tokenize_takes_another_tokenizer_with_or_without_a_model() {
 }
 
 #[test]
-fn devices_are_listed_or_their_absence_is_told() {
+fn devices_are_listed_or_their_absence_is_reported() {
     let output = run(&["devices"]);
     if has_gpu() {
         assert!(stdout(&output).contains("backend"));
@@ -173,7 +173,7 @@ fn devices_are_listed_or_their_absence_is_told() {
 }
 
 #[test]
-fn generate_tells_the_fable_and_stops_where_it_is_told() {
+fn generate_recites_the_fable_and_stops_at_a_stop_text() {
     if !has_gpu() {
         return;
     }
@@ -201,7 +201,7 @@ fn generate_tells_the_fable_and_stops_where_it_is_told() {
 }
 
 #[test]
-fn guesses_leave_the_text_and_are_counted() {
+fn draft_tokens_leave_the_text_and_are_counted() {
     if !has_gpu() {
         return;
     }
@@ -281,7 +281,7 @@ fn logits_writes_a_report_that_agrees_with_itself() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_machine_without_an_adapter_is_told_so() {
+fn a_machine_without_an_adapter_gets_one_clear_error() {
     let run =
         |args: &[&str]| samara().args(args).env("VK_DRIVER_FILES", "/nonexistent.json").output().unwrap();
     for args in [&["generate", "x"][..], &["inspect"], &["devices"], &["ablate"]] {
@@ -338,7 +338,7 @@ fn bench_writes_every_form_of_the_same_rows() {
 }
 
 #[test]
-fn profile_tells_kernels_and_layers_and_writes_a_trace() {
+fn profile_sums_kernels_and_layers_and_writes_a_trace() {
     if !has_gpu() {
         return;
     }

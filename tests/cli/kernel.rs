@@ -104,7 +104,7 @@ fn kernels_are_listed_and_shown_without_a_gpu() {
 }
 
 #[test]
-fn a_failing_case_is_told_with_the_command_that_runs_it_again() {
+fn a_failing_case_is_named_with_the_command_that_runs_it_again() {
     if !has_gpu() {
         return;
     }

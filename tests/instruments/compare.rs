@@ -127,7 +127,7 @@ fn cards_are_compared_with_a_warning_that_says_so() {
 }
 
 #[test]
-fn other_models_and_equal_names_are_told_apart() {
+fn other_models_and_equal_names_are_distinguished() {
     let card = Card::large();
     let [a, b] = [Format::Q4_0, Format::Q8_0]
         .map(|format| Document::Ablation(documents::ablation(&card, Size::M270, format)));

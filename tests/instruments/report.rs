@@ -124,7 +124,7 @@ fn software_adapters_and_replaced_shaders_are_announced() {
 }
 
 #[test]
-fn places_with_one_adapter_are_told_apart_by_what_differs() {
+fn runs_on_one_adapter_are_named_by_what_differs() {
     let mut plain = Card::large();
     plain.environment.tier = "plain".to_owned();
     let bench = documents::bench(&[&Card::large(), &plain], &[Size::M270], &[Format::Q4_0], &[0]);

@@ -56,7 +56,7 @@ fn a_case_that_is_off_is_not_timed() {
 }
 
 #[test]
-fn a_slower_version_is_found_slower_and_a_wrong_or_broken_one_is_told() {
+fn a_slower_version_is_found_slower_and_a_wrong_or_broken_one_is_reported() {
     let Some(mut gpu) = common::gpu() else { return };
     let case = case("add", "decode, T 1, D 3072");
     let slow = "a[id.x] + b[id.x];

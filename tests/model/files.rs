@@ -296,7 +296,7 @@ fn text_that_is_no_configuration_is_refused() {
 }
 
 #[test]
-fn sources_are_told_apart_by_name() {
+fn sources_are_distinguished_by_name() {
     assert_eq!(Checkpoint::source("demo").unwrap().parameters(), 3_124_928);
     let model = Checkpoint::source("synthetic:270M:7").unwrap();
     assert_eq!((model.parameters(), stored(&model)), (271_527_168, Format::Bf16));

@@ -151,7 +151,7 @@ fn blocks_end_with_the_context_and_sizes_out_of_range_are_refused() {
 }
 
 #[test]
-fn guesses_change_nothing_but_the_number_of_steps() {
+fn draft_tokens_change_nothing_but_the_number_of_steps() {
     let Some(model) = demo() else { return };
     let plain = by_hand(&model, TOKENS);
     let drawn = generated(&mut session(&model), random(7), TOKENS, Some(1));
@@ -164,17 +164,17 @@ fn guesses_change_nothing_but_the_number_of_steps() {
             let mut stream =
                 session.generate(sampler).through_end().limit(TOKENS).speculate(drafter).unwrap();
             let found = stream.by_ref().collect::<Result<Vec<u32>>>().unwrap();
-            assert_eq!(&found, expected, "{tokens} guesses");
+            assert_eq!(&found, expected, "{tokens} draft tokens");
             accepted += stream.acceptance().accepted;
             drop(stream);
             assert_eq!(session.position(), demo::KNOWN_PROMPT.len() + TOKENS - 1);
         }
     }
-    assert!(accepted > 0, "no guess was right");
+    assert!(accepted > 0, "no draft token was right");
 }
 
 #[test]
-fn guesses_change_nothing_where_activations_are_rounded() {
+fn draft_tokens_change_nothing_where_activations_are_rounded() {
     let Some(gpu) = common::gpu_at(Tier::INT8) else { return };
     let options = LoadOptions { format: Some(Format::Q8_0), ..LoadOptions::default() };
     let model = Model::from_checkpoint(&Checkpoint::demo().unwrap(), gpu, options).unwrap();
@@ -184,7 +184,7 @@ fn guesses_change_nothing_where_activations_are_rounded() {
         let drafter = Drafter::lookup(tokens).unwrap();
         let stream =
             session.generate(Sampler::greedy()).through_end().limit(TOKENS).speculate(drafter).unwrap();
-        assert_eq!(stream.collect::<Result<Vec<u32>>>().unwrap(), plain, "{tokens} guesses");
+        assert_eq!(stream.collect::<Result<Vec<u32>>>().unwrap(), plain, "{tokens} draft tokens");
     }
 }
 
@@ -287,7 +287,7 @@ fn tuned() -> Option<Model> {
 }
 
 #[test]
-fn what_is_tuned_holds_for_guesses_and_batches_too() {
+fn what_is_tuned_holds_for_draft_tokens_and_batches_too() {
     let Some(model) = tuned() else { return };
     let logits = |model: &Model| {
         let mut session = session(model);
@@ -315,7 +315,7 @@ fn what_is_tuned_holds_for_guesses_and_batches_too() {
 }
 
 #[test]
-fn guesses_need_no_large_chunk() {
+fn draft_tokens_need_no_large_chunk() {
     let options = LoadOptions { prefill_chunk: Some(1), ..LoadOptions::default() };
     let Some(model) = common::demo(options) else { return };
     let plain = by_hand(&model, 40);

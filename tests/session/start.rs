@@ -166,7 +166,7 @@ fn progress_never_goes_back_and_ends_with_the_last_byte() {
 }
 
 #[test]
-fn of_several_damaged_tensors_the_first_is_told() {
+fn of_several_damaged_tensors_the_first_is_named() {
     let Some(gpu) = common::gpu() else { return };
     let gpu = Arc::new(gpu);
     let mut tiny = Tiny::new(Dtype::BF16);

@@ -68,7 +68,7 @@ fn figure(profile: &Profile, step: &StepProfile, place: &str) -> Figure {
     } else {
         format!("Prefill of {} tokens", step.tokens)
     };
-    let behind = if step.position > 0 { format!(" after {} cached", step.position) } else { String::new() };
+    let cached = if step.position > 0 { format!(" after {} cached", step.position) } else { String::new() };
     let [attention, ffn, rest] = totals.map(share);
     let mut table = Table::new(&[
         "layer",
@@ -85,7 +85,7 @@ fn figure(profile: &Profile, step: &StepProfile, place: &str) -> Figure {
         table.push([bar.name.clone(), a, f, r, cell(all / 1e3), share(all), bar.dispatches.to_string()]);
     }
     Figure {
-        title: format!("{name}{behind}: {} on {place}", names::subject(&profile.subject)),
+        title: format!("{name}{cached}: {} on {place}", names::subject(&profile.subject)),
         caption: format!(
             "{} in all, the sum of the median times of {} dispatches: attention {attention}, FFN {ffn}, embedding and head {rest}. Timed by {}.",
             si(whole / 1e9, "s"),

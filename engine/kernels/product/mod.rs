@@ -50,7 +50,7 @@ pub enum Path {
 
 /// What is applied to `x` before the product.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Prologue {
+pub enum Prologue {
     /// Nothing.
     Plain,
     /// RMSNorm of each row.
@@ -64,7 +64,7 @@ pub(crate) enum Prologue {
 
 /// What is applied to the sums before they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Epilogue {
+pub enum Epilogue {
     /// Nothing.
     Store,
     /// The residual connection.

@@ -16,7 +16,7 @@ use super::{Choice, Cost, Dispatch, Fragment, Kernel, Memory, Operand, Tier, Tun
 use crate::tensor::{DType, Shape, TensorId, Tensors};
 
 /// Largest vocabulary: sums of this many 16-bit halves fit a word.
-pub(crate) const MAX_VOCABULARY: usize = 1 << 16;
+pub const MAX_VOCABULARY: usize = 1 << 16;
 
 /// A token drawn by the logits of a row.
 #[derive(Clone, Debug)]
@@ -117,8 +117,8 @@ impl Sample {
         let last_seen = &memory.read(self.of.last_seen)[self.seen_from(memory, row)..];
         for (id, logit) in logits.iter_mut().enumerate().filter(|(_, logit)| logit.is_finite()) {
             let seen = last_seen[id] as usize > first;
-            let behind = drafted.iter().rev().take(next - first).any(|&draft| draft == id as f64);
-            if (seen || behind) && options.penalty != 1.0 {
+            let repeated = drafted.iter().rev().take(next - first).any(|&draft| draft == id as f64);
+            if (seen || repeated) && options.penalty != 1.0 {
                 *logit = draw::penalized(*logit, options.penalty.into());
             }
         }
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_last_is_told_from_what_never_was() {
+    fn what_was_seen_last_differs_from_what_never_was() {
         assert_eq!(draw::last_seen(&[2, 0, 2, 9, u32::MAX], 4), [2, 0, 3, 0]);
         assert_eq!(draw::last_seen(&[], 2), [0, 0]);
     }
