@@ -184,9 +184,9 @@ impl Module {
     /// Returns every binding in order.
     pub fn bindings(&self) -> Vec<Binding> {
         let binding = |variable: &naga::GlobalVariable| {
-            let place = variable.binding?;
+            let at = variable.binding?;
             let writes = matches!(variable.space, AddressSpace::Storage { access } if access.contains(StorageAccess::STORE));
-            Some(Binding { group: place.group, binding: place.binding, writes })
+            Some(Binding { group: at.group, binding: at.binding, writes })
         };
         let mut found: Vec<_> = self.module.global_variables.iter().filter_map(|(_, v)| binding(v)).collect();
         found.sort_unstable();

@@ -55,9 +55,9 @@ impl Executor {
         gpu: &Gpu,
         label: &'a str,
         kernel: &'a dyn Kernel,
-        places: impl Iterator<Item = &'a B>,
+        bindings: impl Iterator<Item = &'a B>,
     ) -> Result<Self> {
-        Self::build(gpu, places.map(|bindings| (label, kernel, bindings)).collect())
+        Self::build(gpu, bindings.map(|bindings| (label, kernel, bindings)).collect())
     }
 
     fn build(gpu: &Gpu, kernels: Vec<(&str, &dyn Kernel, &impl Bindings)>) -> Result<Self> {
@@ -183,15 +183,15 @@ fn check_grid(label: &str, grid: [u32; 3]) -> Result<()> {
 fn params_arena(gpu: &Gpu, dispatches: &[Dispatch]) -> Vec<BufferRange> {
     let align = u64::from(gpu.device.limits().min_uniform_buffer_offset_alignment);
     let mut bytes: Vec<u8> = Vec::new();
-    let mut places = Vec::new();
+    let mut ranges = Vec::new();
     for Dispatch { params, .. } in dispatches {
         bytes.resize((bytes.len() as u64).next_multiple_of(align) as usize, 0);
-        places.push((bytes.len() as u64, params.len() as u64));
+        ranges.push((bytes.len() as u64, params.len() as u64));
         bytes.extend(params);
     }
     let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
     bytes.resize(bytes.len().next_multiple_of(16), 0);
     let arena = gpu.buffer("params", bytes.len() as u64, usage);
     gpu.write(&arena, 0, &bytes);
-    places.into_iter().map(|(offset, bytes)| arena.slice(offset, bytes)).collect()
+    ranges.into_iter().map(|(offset, bytes)| arena.slice(offset, bytes)).collect()
 }

@@ -178,13 +178,13 @@ mod tests {
         let path = folder.path().join("pipelines.bin");
         write(&path, HEADING, b"compiled\n\x01\x02\x03").unwrap();
         let whole = std::fs::read(&path).unwrap();
-        for place in 0..whole.len() {
+        for index in 0..whole.len() {
             let mut changed = whole.clone();
-            changed[place] ^= 0x20;
+            changed[index] ^= 0x20;
             std::fs::write(&path, &changed).unwrap();
-            assert!(read(&path, HEADING).is_err(), "byte {place} changed");
-            std::fs::write(&path, &whole[..place]).unwrap();
-            assert!(read(&path, HEADING).is_err(), "cut at {place}");
+            assert!(read(&path, HEADING).is_err(), "byte {index} changed");
+            std::fs::write(&path, &whole[..index]).unwrap();
+            assert!(read(&path, HEADING).is_err(), "cut at {index}");
         }
         std::fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
         assert!(read(&path, HEADING).unwrap_err().contains("damaged"));

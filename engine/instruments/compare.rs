@@ -131,8 +131,8 @@ pub fn compare(a: &Document, b: &Document, threshold: Threshold) -> Result<Compa
     }
     let warnings = warnings(&a, &b);
     let kind = a.kind;
-    let with_place = [&a, &b].iter().any(|run| run.places().len() > 1);
-    let rows = rows(a.measurements(with_place), b.measurements(with_place), threshold);
+    let with_platform = [&a, &b].iter().any(|run| run.platforms().len() > 1);
+    let rows = rows(a.measurements(with_platform), b.measurements(with_platform), threshold);
     if !rows.iter().any(|row| row.a.is_some() && row.b.is_some()) {
         return Err(Error::Input(format!("the two {kind} documents have no measurement in common")));
     }

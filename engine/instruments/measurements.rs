@@ -122,15 +122,15 @@ impl<'a> Run<'a> {
         values
     }
 
-    pub(super) fn places(&self) -> BTreeSet<String> {
-        self.measurements.iter().map(|(environment, ..)| place(environment)).collect()
+    pub(super) fn platforms(&self) -> BTreeSet<String> {
+        self.measurements.iter().map(|(environment, ..)| platform(environment)).collect()
     }
 
     /// Returns the measurements under unique names.
-    pub(super) fn measurements(self, with_place: bool) -> Vec<(MeasurementKey, Samples)> {
+    pub(super) fn measurements(self, with_platform: bool) -> Vec<(MeasurementKey, Samples)> {
         let mut seen: HashMap<MeasurementKey, usize> = HashMap::new();
         let name = |(environment, (name, unit), samples): (&Environment, MeasurementKey, Samples)| {
-            let name = if with_place { format!("{}: {name}", place(environment)) } else { name };
+            let name = if with_platform { format!("{}: {name}", platform(environment)) } else { name };
             let count = seen.entry((name.clone(), unit)).or_default();
             *count += 1;
             let name = if *count > 1 { format!("{name} (number {count})") } else { name };
@@ -141,7 +141,7 @@ impl<'a> Run<'a> {
 }
 
 /// Returns the name of an adapter at a backend and tier; a document may have several.
-fn place(environment: &Environment) -> String {
+fn platform(environment: &Environment) -> String {
     format!("{} ({}, {})", environment.adapter, environment.backend, environment.tier)
 }
 

@@ -102,9 +102,9 @@ impl<'a> Rotation<'a> {
         Ok(vec![self.over(gpu, self.copies.iter().cycle().take(times))?])
     }
 
-    fn over<'b>(&'b self, gpu: &Gpu, places: impl Iterator<Item = &'b Ranges>) -> Result<Executor> {
+    fn over<'b>(&'b self, gpu: &Gpu, copies: impl Iterator<Item = &'b Ranges>) -> Result<Executor> {
         let case = self.prepared.case();
-        Executor::over(gpu, &case.label, &*case.kernel, places)
+        Executor::over(gpu, &case.label, &*case.kernel, copies)
     }
 }
 

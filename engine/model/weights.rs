@@ -143,7 +143,7 @@ impl Checkpoint {
                 }
             }
         }
-        let (mut weights, mut places) = (Vec::new(), Vec::new());
+        let (mut weights, mut offsets) = (Vec::new(), Vec::new());
         for (name, rows, cols) in names::all(&config) {
             let expected =
                 if names::is_norm(&name) { Shape::from([cols]) } else { Shape::from([rows, cols]) };
@@ -162,13 +162,13 @@ impl Checkpoint {
             }
             let stored = float_type(info.dtype)
                 .ok_or_else(|| wrong(file, format!("of BF16, F16 or F32, found {}", info.dtype)))?;
-            places.push((index, info.data_offsets.0));
+            offsets.push((index, info.data_offsets.0));
             weights.push(WeightInfo { name, rows, cols, stored });
         }
         for (name, (index, _)) in found {
             refuse_or_ignore(&name, files[index].path())?;
         }
-        Ok(Self { config, weights, source: WeightSource::Files(files, places) })
+        Ok(Self { config, weights, source: WeightSource::Files(files, offsets) })
     }
 
     /// Returns the configuration.
@@ -208,8 +208,8 @@ impl Checkpoint {
                 out.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
                 Ok(())
             }
-            WeightSource::Files(files, places) => {
-                let (file, start) = places[index];
+            WeightSource::Files(files, offsets) => {
+                let (file, start) = offsets[index];
                 widen(stored, files[file].data(byte_range(start, &rows, cols, stored)), out);
                 self.expect_finite(index, rows.start, out)
             }
@@ -222,9 +222,9 @@ impl Checkpoint {
     /// When `rows` is not within the weight.
     pub fn release(&self, index: usize, rows: Range<usize>) {
         self.assert_within(index, &rows);
-        if let WeightSource::Files(files, places) = &self.source {
+        if let WeightSource::Files(files, offsets) = &self.source {
             let WeightInfo { cols, stored, .. } = self.weights[index];
-            let (file, start) = places[index];
+            let (file, start) = offsets[index];
             files[file].release(byte_range(start, &rows, cols, stored));
         }
     }

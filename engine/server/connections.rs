@@ -38,10 +38,10 @@ pub(super) async fn serve(
     loop {
         // Clients beyond the limit wait in the system's queue.
         let accepted = async {
-            let place = Arc::clone(&free).acquire_owned().await;
-            (place, listener.accept().await)
+            let permit = Arc::clone(&free).acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let (place, accepted) = tokio::select! {
+        let (permit, accepted) = tokio::select! {
             biased;
             () = &mut stop => break,
             accepted = accepted => accepted,
@@ -59,7 +59,7 @@ pub(super) async fn serve(
         open.spawn(async move {
             // A client that disconnects is not the server's error.
             let _ = connection.await;
-            drop((counted, place));
+            drop((counted, permit));
         });
         while open.try_join_next().is_some() {}
     }

@@ -37,7 +37,7 @@ pub(super) struct Job {
     pub(super) reply: mpsc::Sender<Event>,
     pub(super) arrived: Instant,
     /// Released as soon as the batch takes the prompt, or the scorer has done all of it.
-    _place: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Job {
@@ -72,7 +72,7 @@ pub(super) fn send(reply: &mpsc::Sender<Event>, event: Event) {
 /// The end of the queue where requests submit prompts.
 #[derive(Debug)]
 pub(super) struct Queue {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     capacity: usize,
     jobs: Sender<Job>,
 }
@@ -82,12 +82,12 @@ impl Queue {
     pub(super) fn new(capacity: usize) -> (Self, Backlog) {
         let (jobs, out) = channel();
         let backlog = Backlog { jobs: out, unscored: VecDeque::new(), waiting: VecDeque::new() };
-        (Self { places: Arc::new(Semaphore::new(capacity)), capacity, jobs }, backlog)
+        (Self { slots: Arc::new(Semaphore::new(capacity)), capacity, jobs }, backlog)
     }
 
     /// Returns the number of prompts that wait.
     pub(super) fn len(&self) -> usize {
-        self.capacity - self.places.available_permits()
+        self.capacity - self.slots.available_permits()
     }
 
     /// Admits all of some prompts, or none, and returns the channels of their answers.
@@ -97,15 +97,15 @@ impl Queue {
         how: &How,
     ) -> Result<Vec<mpsc::Receiver<Event>>, Refusal> {
         let count = prompts.len();
-        let busy = || Refusal::busy(count, self.places.available_permits(), self.capacity);
+        let busy = || Refusal::busy(count, self.slots.available_permits(), self.capacity);
         let wanted = u32::try_from(count).map_err(|_| busy())?;
-        let mut places = Arc::clone(&self.places).try_acquire_many_owned(wanted).map_err(|_| busy())?;
+        let mut slots = Arc::clone(&self.slots).try_acquire_many_owned(wanted).map_err(|_| busy())?;
         let arrived = Instant::now();
         let each = prompts.into_iter().map(|prompt| {
             // One event per token, one for the prompt, one for the end.
             let (reply, events) = mpsc::channel(how.max_tokens + 2);
-            let place = places.split(1).ok_or_else(busy)?;
-            let job = Job { prompt, how: how.clone(), reply, arrived, _place: place };
+            let slot = slots.split(1).ok_or_else(busy)?;
+            let job = Job { prompt, how: how.clone(), reply, arrived, _slot: slot };
             self.jobs.send(job).map_err(|_| Refusal::stopped())?;
             Ok(events)
         });
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn all_prompts_of_a_request_have_places_until_they_are_begun_or_none_has() {
+    fn all_prompts_of_a_request_have_slots_until_they_are_begun_or_none_has() {
         let (queue, mut backlog) = Queue::new(3);
         let answers = queue.push(prompts(&[1, 2]), &How::greedy(5)).unwrap();
         assert_eq!((answers.len(), queue.len()), (2, 2));

@@ -64,9 +64,9 @@ impl Refusal {
         )
     }
 
-    pub(super) fn busy(prompts: usize, free: usize, places: usize) -> Self {
+    pub(super) fn busy(prompts: usize, free: usize, slots: usize) -> Self {
         let message = format!(
-            "the queue is full: {free} of its {places} slots are free, and the request needs {prompts}; try again \
+            "the queue is full: {free} of its {slots} slots are free, and the request needs {prompts}; try again \
              later"
         );
         Self { code: Some("queue_full"), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message) }

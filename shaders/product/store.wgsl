@@ -4,9 +4,9 @@
 
 const OUTPUTS = 4u; // of a slot
 
-// The weight rows at four places in the order of slots: a slot has places SPACING apart. Past the end: the last row.
-fn weight_rows(places: vec4<u32>) -> vec4<u32> {
-    return min(places, vec4<u32>(params.outputs - 1u));
+// The weight rows at four indices in the order of slots: a slot has indices SPACING apart. Past the end: the last row.
+fn weight_rows(indices: vec4<u32>) -> vec4<u32> {
+    return min(indices, vec4<u32>(params.outputs - 1u));
 }
 
 // Stores the sums of a token with the rows of a slot, except outputs past the end.

@@ -5,11 +5,11 @@
 
 const OUTPUTS = 2u; // of a slot
 
-// The weight rows at four places in the order of slots: a slot has places SPACING apart. Of 4 SPACING places the first
+// The weight rows at four indices in the order of slots: a slot has indices SPACING apart. Of 4 SPACING indices the first
 // half are gates, the others the ups of the same outputs. Past the end: the last rows.
-fn weight_rows(places: vec4<u32>) -> vec4<u32> {
-    let outputs = places / (4u * SPACING) * (2u * SPACING) + places % (2u * SPACING);
-    return min(outputs, vec4<u32>(params.outputs - 1u)) + places / (2u * SPACING) % 2u * params.outputs;
+fn weight_rows(indices: vec4<u32>) -> vec4<u32> {
+    let outputs = indices / (4u * SPACING) * (2u * SPACING) + indices % (2u * SPACING);
+    return min(outputs, vec4<u32>(params.outputs - 1u)) + indices / (2u * SPACING) % 2u * params.outputs;
 }
 
 // Stores the outputs of a slot for a token, except those past the end.

@@ -65,7 +65,7 @@ struct Found {
     squares: vec4<f32>,
 }
 
-fn load_share(first: u32, place: u32, step: u32, i: u32) -> Share {
+fn load_share(first: u32, index: u32, step: u32, i: u32) -> Share {
     var share = Share();
     let vector = step * 8u + i % 8u;
     let cols = params.cols;
@@ -82,7 +82,7 @@ fn load_share(first: u32, place: u32, step: u32, i: u32) -> Share {
         share.x3 = x[min(row + WG / 8u * 3u, last) * vectors + vector];
     }
     if i < ROWS * 2u {
-        share.piece = piece(weight_rows(vec4<u32>(place)).x, (step * 2u + i % 2u) / PARTS, cols);
+        share.piece = piece(weight_rows(vec4<u32>(index)).x, (step * 2u + i % 2u) / PARTS, cols);
     }
     return share;
 }
@@ -191,7 +191,7 @@ fn main(
 ) {
     let first = group.x * TOKENS;
     let output = group.y * (ROWS / 4u * OUTPUTS);
-    let place = group.y * ROWS + i / 2u; // of the weight row that the invocation stages a half of
+    let index = group.y * ROWS + i / 2u; // of the weight row that the invocation stages a half of
     let team = team_of(i, subgroup, subgroups);
     if i < TOKENS {
         factors[i] = 1.0;
@@ -210,12 +210,12 @@ fn main(
         var found = Found();
         var products = Block();
         let steps = params.cols / STEP;
-        var share = load_share(first, place, 0u, i);
+        var share = load_share(first, index, 0u, i);
         for (var step = 0u; step < steps; step++) {
             found = put_share(share, i, found);
             workgroupBarrier();
             // Arrives while matrices are multiplied; the last step is loaded again.
-            share = load_share(first, place, min(step + 1u, steps - 1u), i);
+            share = load_share(first, index, min(step + 1u, steps - 1u), i);
             products = block_add(products, x_at, w_at);
             workgroupBarrier();
         }

@@ -79,7 +79,7 @@ struct Share {
     high: Piece,
 }
 
-fn load_share(first: u32, place: u32, step: u32, i: u32) -> Share {
+fn load_share(first: u32, index: u32, step: u32, i: u32) -> Share {
     var share = Share();
     let vector = step * VECTORS + i % 8u;
     let cols = params.cols;
@@ -104,18 +104,18 @@ fn load_share(first: u32, place: u32, step: u32, i: u32) -> Share {
         share.x7 = x[min(row + 56u, last) * stride + vector];
     }
     let at = (step * CHUNKS + i % CHUNKS) / PARTS;
-    share.low = piece(weight_rows(vec4<u32>(place)).x, at, cols);
+    share.low = piece(weight_rows(vec4<u32>(index)).x, at, cols);
     if ROWS > 32u {
-        share.high = piece(weight_rows(vec4<u32>(place + 32u)).x, at, cols);
+        share.high = piece(weight_rows(vec4<u32>(index + 32u)).x, at, cols);
     }
     return share;
 }
 
-// Stages a chunk of the weight row at `place`.
-fn put_weights(place: u32, chunk: u32, w: WeightChunk) {
-    let row = place * VECTORS;
+// Stages a chunk of the weight row at `index`.
+fn put_weights(index: u32, chunk: u32, w: WeightChunk) {
+    let row = index * VECTORS;
     let c = 4u * chunk;
-    let skew = place % 8u;
+    let skew = index % 8u;
     w_tile[row + (c ^ skew)] = w.a;
     w_tile[row + ((c + 1u) ^ skew)] = w.b;
     w_tile[row + ((c + 2u) ^ skew)] = w.c;
@@ -154,11 +154,11 @@ fn put_share(share: Share, i: u32, before: Squares) -> Squares {
         squares.high.w = put_token(7u, i, share.x7, share.gain, squares.high.w);
     }
     let chunk = i % CHUNKS;
-    let place = i / CHUNKS;
+    let index = i / CHUNKS;
     let part = chunk % PARTS;
-    put_weights(place, chunk, weight_chunk(share.low, part));
+    put_weights(index, chunk, weight_chunk(share.low, part));
     if ROWS > 32u {
-        put_weights(32u + place, chunk, weight_chunk(share.high, part));
+        put_weights(32u + index, chunk, weight_chunk(share.high, part));
     }
     return squares;
 }
@@ -188,16 +188,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let k = i / 8u;
     // Neighbours in the grid take the same rows of the weight, which stay in cache.
     let first = group.x * GROUPS * 8u;
-    let place = group.y * ROWS + i / CHUNKS; // of the weight row staged here; with 64 rows, also 32 further
+    let index = group.y * ROWS + i / CHUNKS; // of the weight row staged here; with 64 rows, also 32 further
     var sums = Sums();
     var squares = Squares();
     let steps = params.cols / STEP;
-    var share = load_share(first, place, 0u, i);
+    var share = load_share(first, index, 0u, i);
     for (var step = 0u; step < steps; step++) {
         squares = put_share(share, i, squares);
         workgroupBarrier();
         // Arrives while the staged columns are multiplied; the last step is loaded again.
-        share = load_share(first, place, min(step + 1u, steps - 1u), i);
+        share = load_share(first, index, min(step + 1u, steps - 1u), i);
         for (var c = 0u; c < VECTORS; c++) {
             let w = columns(j, c);
             let at = k * VECTORS + (c ^ k);

@@ -52,11 +52,11 @@ struct Words {
 fn stage_weights(first: u32, step: u32, i: u32) {
     let last = params.cols / 32u - 1u;
     for (var n = i; n < BLOCKS * ROWS; n += 64u) {
-        let place = n / BLOCKS;
+        let index = n / BLOCKS;
         let b = n % BLOCKS;
-        let w = piece(weight_rows(vec4<u32>(first + place)).x, min(step * BLOCKS + b, last), params.cols);
+        let w = piece(weight_rows(vec4<u32>(first + index)).x, min(step * BLOCKS + b, last), params.cols);
         let start = b * ROWS;
-        let s = start + place;
+        let s = start + index;
         let at = start + s;
         w_tile[at] = w.a;
         w_tile[at + ROWS] = w.b;
@@ -109,7 +109,7 @@ fn words(at: u32) -> Words {
     return Words(w_tile[at], w_tile[at + ROWS]);
 }
 
-// Block b of the four rows from place j, 8 apart.
+// Block b of the four rows from index j, 8 apart.
 fn weights(j: u32, b: u32) -> Weights {
     let start = b * ROWS;
     let s = start + j;

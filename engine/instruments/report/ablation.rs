@@ -2,32 +2,32 @@
 
 use super::bars::{self, Line};
 use super::page::{Figure, Table};
-use super::places::Places;
+use super::platforms::Platforms;
 use super::plot::colour;
 use crate::instruments::document::{Ablation, AblationRow};
 use crate::instruments::names;
 use crate::instruments::numbers::{cell, percent};
 
 /// Returns a chart for each ablation.
-pub fn figures(ablations: &[&Ablation], places: &Places) -> Vec<Figure> {
+pub fn figures(ablations: &[&Ablation], platforms: &Platforms) -> Vec<Figure> {
     ablations
         .iter()
         .filter(|ablation| !ablation.rows.is_empty())
-        .map(|ablation| figure(ablation, places))
+        .map(|ablation| figure(ablation, platforms))
         .collect()
 }
 
-fn figure(ablation: &Ablation, places: &Places) -> Figure {
+fn figure(ablation: &Ablation, platforms: &Platforms) -> Figure {
     let line = |row: &AblationRow| Line::Bar {
         label: row.name.clone(),
         samples: row.decode_tok_s.clone(),
         colour: colour(0),
         note: format!("{} dispatches", row.decode_dispatches),
     };
-    let place = &places.at(&ablation.environment).label;
+    let platform = &platforms.at(&ablation.environment).label;
     let lines: Vec<Line> = ablation.rows.iter().map(line).collect();
     Figure {
-        title: format!("{} on {place}", names::subject(&ablation.subject)),
+        title: format!("{} on {platform}", names::subject(&ablation.subject)),
         caption: format!(
             "Decoded tokens per second over {} tokens after a prompt of {}, with the dispatches of a decode step.",
             ablation.generated, ablation.prompt

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::page::{Figure, Table};
-use super::places::{Place, Places, short};
+use super::platforms::{Platform, Platforms, short};
 use super::plot::{Drawing, Drawn, Mark, Plot, WIDTH, extent, grid, ink, mesh_tick, text, tick, width};
 use super::throughput;
 use crate::instruments::document::{Bench, BenchRow, Subject};
@@ -15,19 +15,19 @@ use crate::instruments::numbers::cell;
 const HEIGHT: u32 = 340;
 
 /// Returns a chart for each adapter and each test that ran at several depths.
-pub fn figures(benches: &[&Bench], places: &Places) -> Vec<Figure> {
+pub fn figures(benches: &[&Bench], platforms: &Platforms) -> Vec<Figure> {
     let rows: Vec<&BenchRow> = benches.iter().flat_map(|bench| &bench.rows).collect();
     let mut tests: Vec<[usize; 3]> = rows.iter().map(|row| throughput::shape(row)).collect();
     tests.sort_by_key(|&[batch, prompt, generated]| (prompt > 0, generated > 0, prompt, generated, batch));
     tests.dedup();
     let mut figures = Vec::new();
     for test in tests {
-        for place in places.iter() {
+        for platform in platforms.iter() {
             let own =
-                |row: &&&BenchRow| throughput::shape(row) == test && row.environment == *place.environment;
+                |row: &&&BenchRow| throughput::shape(row) == test && row.environment == *platform.environment;
             let series = series(rows.iter().filter(own).copied());
             if !series.is_empty() {
-                figures.push(figure(&series, place));
+                figures.push(figure(&series, platform));
             }
         }
     }
@@ -52,7 +52,7 @@ fn series<'a>(rows: impl Iterator<Item = &'a BenchRow>) -> Vec<Series<'a>> {
     series
 }
 
-fn figure(series: &[Series], place: &Place) -> Figure {
+fn figure(series: &[Series], platform: &Platform) -> Figure {
     let name = throughput::name(series[0].1[0]);
     let key = |(index, (subject, _)): (usize, &Series)| (Mark::new(index).key(), short(subject));
     let mut table = Table::new(&["model", "depth", ">tok/s", ">least", ">largest"]);
@@ -63,7 +63,7 @@ fn figure(series: &[Series], place: &Place) -> Figure {
         }
     }
     Figure {
-        title: format!("{name} on {}", place.label),
+        title: format!("{name} on {}", platform.label),
         caption:
             "Tokens per second against the tokens that were cached before; the whiskers span the samples."
                 .into(),

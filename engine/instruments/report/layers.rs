@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::page::{Figure, Table};
-use super::places::Places;
+use super::platforms::Platforms;
 use super::plot::{Drawing, Drawn, WIDTH, colour, extent, grid, mesh_tick, swatch, text, tick};
 use crate::instruments::document::{Profile, StepProfile};
 use crate::instruments::names;
@@ -22,14 +22,14 @@ const PARTS: [&str; 3] = ["attention", "FFN", "embedding and head"];
 const PATHS: [&str; 2] = ["attn", "ffn"];
 
 /// Returns a chart for each step of each profile.
-pub fn figures(profiles: &[&Profile], places: &Places) -> Vec<Figure> {
+pub fn figures(profiles: &[&Profile], platforms: &Platforms) -> Vec<Figure> {
     let of = |profile: &&'_ Profile| {
-        let place = places.at(&profile.environment).label.clone();
+        let platform = platforms.at(&profile.environment).label.clone();
         let steps: Vec<Figure> = profile
             .steps
             .iter()
             .filter(|step| !step.dispatches.is_empty())
-            .map(|step| figure(profile, step, &place))
+            .map(|step| figure(profile, step, &platform))
             .collect();
         steps
     };
@@ -58,7 +58,7 @@ fn bars(profile: &Profile, step: &StepProfile) -> Vec<Bar> {
     step.by_layer(&profile.ceilings).into_iter().map(bar).collect()
 }
 
-fn figure(profile: &Profile, step: &StepProfile, place: &str) -> Figure {
+fn figure(profile: &Profile, step: &StepProfile, platform: &str) -> Figure {
     let bars = bars(profile, step);
     let totals = [0, 1, 2].map(|part| bars.iter().map(|bar| bar.ns[part]).sum::<f64>());
     let whole = step.ns();
@@ -85,7 +85,7 @@ fn figure(profile: &Profile, step: &StepProfile, place: &str) -> Figure {
         table.push([bar.name.clone(), a, f, r, cell(all / 1e3), share(all), bar.dispatches.to_string()]);
     }
     Figure {
-        title: format!("{name}{cached}: {} on {place}", names::subject(&profile.subject)),
+        title: format!("{name}{cached}: {} on {platform}", names::subject(&profile.subject)),
         caption: format!(
             "{} in all, the sum of the median times of {} dispatches: attention {attention}, FFN {ffn}, embedding and head {rest}. Timed by {}.",
             si(whole / 1e9, "s"),

@@ -8,49 +8,49 @@ mod bars;
 mod depth;
 mod layers;
 mod page;
-mod places;
+mod platforms;
 mod plot;
 mod roofline;
 mod throughput;
 
 use crate::instruments::document::{Ablation, Bench, Document, Kernels, Profile};
 use page::{Page, Section};
-use places::Places;
+use platforms::Platforms;
 
 /// Returns the page of documents, each with the name of its file; a section whose documents are missing is
 /// left out.
 pub fn report(documents: &[(String, Document)]) -> String {
-    let places = Places::of(documents);
+    let platforms = Platforms::of(documents);
     let input = Input::of(documents);
     let sections = [
         Section {
             title: "Throughput",
             about: "Tokens per second: the bar is the median, the whisker spans the least and the largest sample.",
-            figures: throughput::figures(&input.benches, &places),
+            figures: throughput::figures(&input.benches, &platforms),
         },
         Section {
             title: "Throughput against depth",
             about: "Tokens per second after tokens that are already cached: what attention over a longer cache costs.",
-            figures: depth::figures(&input.benches, &places),
+            figures: depth::figures(&input.benches, &platforms),
         },
         Section {
             title: "Roofline",
             about: "Operations per second of each kernel against its operations per byte moved, below the \
                 ceilings that were measured on the same adapter.",
-            figures: roofline::figures(&input.profiles, &input.kernels, &places),
+            figures: roofline::figures(&input.profiles, &input.kernels, &platforms),
         },
         Section {
             title: "Time by layer",
             about: "Where the time of a step goes. OpenELM gives later layers more heads and wider FFNs.",
-            figures: layers::figures(&input.profiles, &places),
+            figures: layers::figures(&input.profiles, &platforms),
         },
         Section {
             title: "Ablation",
             about: "The gain of each fusion rule: the same model with rules switched off.",
-            figures: ablation::figures(&input.ablations, &places),
+            figures: ablation::figures(&input.ablations, &platforms),
         },
     ];
-    Page { places: &places, sections: sections.into_iter().filter(|s| !s.figures.is_empty()).collect() }
+    Page { platforms: &platforms, sections: sections.into_iter().filter(|s| !s.figures.is_empty()).collect() }
         .html()
 }
 

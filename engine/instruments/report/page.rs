@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::places::{Place, Places};
+use super::platforms::{Platform, Platforms};
 use super::plot::Drawing;
 use crate::instruments::names;
 use crate::instruments::numbers::si;
@@ -11,20 +11,20 @@ use crate::instruments::numbers::si;
 const OPEN: usize = 12;
 
 /// The whole page.
-pub(crate) struct Page<'a> {
-    pub places: &'a Places<'a>,
+pub struct Page<'a> {
+    pub platforms: &'a Platforms<'a>,
     pub sections: Vec<Section>,
 }
 
 /// Charts of one kind.
-pub(crate) struct Section {
+pub struct Section {
     pub title: &'static str,
     pub about: &'static str,
     pub figures: Vec<Figure>,
 }
 
 /// A chart with what a reader needs beside it.
-pub(crate) struct Figure {
+pub struct Figure {
     pub title: String,
     /// The caption of the chart, which is also its text for screen readers.
     pub caption: String,
@@ -118,12 +118,12 @@ impl Page<'_> {
         self.adapters_that(|_| true)
     }
 
-    /// Names the adapters of the places that are chosen, each once.
-    fn adapters_that(&self, chosen: impl Fn(&Place) -> bool) -> String {
+    /// Names the adapters of the platforms that are chosen, each once.
+    fn adapters_that(&self, chosen: impl Fn(&Platform) -> bool) -> String {
         let mut names: Vec<&str> = Vec::new();
-        for place in self.places.iter().filter(|place| chosen(place)) {
-            if !names.contains(&&*place.environment.adapter) {
-                names.push(&place.environment.adapter);
+        for platform in self.platforms.iter().filter(|platform| chosen(platform)) {
+            if !names.contains(&&*platform.environment.adapter) {
+                names.push(&platform.environment.adapter);
             }
         }
         names.join(", ")
@@ -131,8 +131,8 @@ impl Page<'_> {
 
     /// What a reader must know before reading any number.
     fn warnings(&self) -> Markup {
-        let software = self.adapters_that(|place| place.environment.software);
-        let replaced = self.adapters_that(|place| !place.environment.replaced_shaders.is_empty());
+        let software = self.adapters_that(|platform| platform.environment.software);
+        let replaced = self.adapters_that(|platform| !platform.environment.replaced_shaders.is_empty());
         html! {
             @if !software.is_empty() {
                 p.warning role="note" {
@@ -148,14 +148,14 @@ impl Page<'_> {
         }
     }
 
-    /// A column for each place, a row for each fact.
+    /// A column for each platform, a row for each fact.
     fn environments(&self) -> Markup {
-        let places: Vec<&Place> = self.places.iter().collect();
-        let facts: Vec<_> = places.iter().map(|place| names::facts(place.environment)).collect();
+        let platforms: Vec<&Platform> = self.platforms.iter().collect();
+        let facts: Vec<_> = platforms.iter().map(|platform| names::facts(platform.environment)).collect();
         let ceiling =
-            |place: &Place,
+            |platform: &Platform,
              value: fn(&crate::instruments::document::Ceilings) -> Option<(f64, &'static str)>| {
-                place
+                platform
                     .ceilings
                     .as_ref()
                     .and_then(value)
@@ -175,21 +175,21 @@ impl Page<'_> {
                             }
                             tr {
                                 th scope="row" { "copy ceiling" }
-                                @for place in &places { td { (ceiling(place, |c| Some((c.copy_gb_s, "B/s")))) } }
+                                @for platform in &platforms { td { (ceiling(platform, |c| Some((c.copy_gb_s, "B/s")))) } }
                             }
                             tr {
                                 th scope="row" { "f32 FMA ceiling" }
-                                @for place in &places { td { (ceiling(place, |c| Some((c.fma_gflop_s, "FLOP/s")))) } }
+                                @for platform in &platforms { td { (ceiling(platform, |c| Some((c.fma_gflop_s, "FLOP/s")))) } }
                             }
                             tr {
                                 th scope="row" { "f16 matrix ceiling" }
-                                @for place in &places {
-                                    td { (ceiling(place, |c| c.matrix_gflop_s.map(|value| (value, "FLOP/s")))) }
+                                @for platform in &platforms {
+                                    td { (ceiling(platform, |c| c.matrix_gflop_s.map(|value| (value, "FLOP/s")))) }
                                 }
                             }
                             tr {
                                 th scope="row" { "files" }
-                                @for place in &places { td { (place.files.join(", ")) } }
+                                @for platform in &platforms { td { (platform.files.join(", ")) } }
                             }
                         }
                     }

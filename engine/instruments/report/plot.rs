@@ -11,7 +11,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// Width of a chart in pixels; the page scales it to the window.
-pub(crate) const WIDTH: u32 = 880;
+pub const WIDTH: u32 = 880;
 
 /// Stands for the colour of the page's text, which is not known here.
 const INK: RGBColor = RGBColor(1, 2, 3);
@@ -28,13 +28,13 @@ const PALETTE: [RGBColor; 6] = [
 ];
 
 /// Where a chart is drawn.
-pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// The inside of a chart with linear axes.
-pub(crate) type Plot<'a> = DrawingArea<SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+pub type Plot<'a> = DrawingArea<SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// A result of drawing into a string.
-pub(crate) trait Drawn<T> {
+pub trait Drawn<T> {
     /// Returns what was drawn.
     fn drawn(self) -> T;
 }
@@ -46,7 +46,7 @@ impl<T, E: Debug> Drawn<T> for Result<T, E> {
 }
 
 /// A finished drawing: the inside of an `svg` element.
-pub(crate) struct Drawing {
+pub struct Drawing {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
@@ -71,7 +71,7 @@ impl Drawing {
 }
 
 /// Returns the colour of the page's text, more or less opaque.
-pub(crate) fn ink(opacity: f64) -> RGBAColor {
+pub fn ink(opacity: f64) -> RGBAColor {
     INK.mix(opacity)
 }
 
@@ -93,7 +93,7 @@ pub fn text(pixels: f64, opacity: f64, horizontal: HPos, vertical: VPos) -> Text
 }
 
 /// Text of ticks and of axes.
-pub(crate) fn tick() -> TextStyle<'static> {
+pub fn tick() -> TextStyle<'static> {
     text(12.0, 0.75, HPos::Left, VPos::Top)
 }
 
@@ -106,24 +106,24 @@ pub fn width(text: &str) -> u32 {
 const SANE: RangeInclusive<f64> = 1e-12..=1e15;
 
 /// Returns whether an axis that begins above zero can show a value.
-pub(crate) fn sane(value: f64) -> bool {
+pub fn sane(value: f64) -> bool {
     SANE.contains(&value)
 }
 
 /// Returns the end of an axis that begins at zero, for values up to `largest`.
-pub(crate) fn extent(largest: f64) -> f64 {
+pub fn extent(largest: f64) -> f64 {
     if largest > 0.0 { largest.clamp(*SANE.start(), *SANE.end()) } else { 1.0 }
 }
 
 /// Returns the text of a tick, without trailing zeros.
-pub(crate) fn mesh_tick(value: f64) -> String {
+pub fn mesh_tick(value: f64) -> String {
     let text = format!("{value:.6}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// How a series or a kernel is marked.
 #[derive(Clone, Copy)]
-pub(crate) struct Mark {
+pub struct Mark {
     /// Its colour.
     pub colour: RGBAColor,
     /// Which of four shapes.
@@ -176,7 +176,7 @@ impl Mark {
 }
 
 /// Returns a filled square of a colour, for a legend.
-pub(crate) fn swatch(colour: RGBColor) -> Drawing {
+pub fn swatch(colour: RGBColor) -> Drawing {
     Drawing::new(14, 14, |area| {
         area.draw(&Rectangle::new([(1, 1), (13, 13)], colour.filled())).drawn();
     })

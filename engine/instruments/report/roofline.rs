@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::page::{Figure, Table};
-use super::places::{Place, Places};
+use super::platforms::{Platform, Platforms};
 use super::plot::{Drawing, Drawn, Mark, WIDTH, grid, ink, sane, text, tick};
 use crate::instruments::document::{Ceilings, DispatchProfile, Kernels, Profile};
 use crate::instruments::names;
@@ -15,18 +15,18 @@ use crate::instruments::numbers::{cell, percent, si};
 const HEIGHT: u32 = 520;
 
 /// Returns a chart for each adapter with a profile or a bench of kernels.
-pub fn figures(profiles: &[&Profile], kernels: &[&Kernels], places: &Places) -> Vec<Figure> {
-    let of = |place: &Place| {
+pub fn figures(profiles: &[&Profile], kernels: &[&Kernels], platforms: &Platforms) -> Vec<Figure> {
+    let of = |platform: &Platform| {
         let mut points = Vec::new();
-        for profile in profiles.iter().filter(|profile| profile.environment == *place.environment) {
+        for profile in profiles.iter().filter(|profile| profile.environment == *platform.environment) {
             add_profile(&mut points, profile);
         }
-        for kernels in kernels.iter().filter(|kernels| kernels.environment == *place.environment) {
+        for kernels in kernels.iter().filter(|kernels| kernels.environment == *platform.environment) {
             add_kernels(&mut points, kernels);
         }
-        (!points.is_empty()).then(|| figure(points, place))
+        (!points.is_empty()).then(|| figure(points, platform))
     };
-    places.iter().filter_map(of).collect()
+    platforms.iter().filter_map(of).collect()
 }
 
 /// Where a point comes from.
@@ -109,8 +109,8 @@ fn add_kernels(points: &mut Vec<Point>, kernels: &Kernels) {
     }));
 }
 
-fn figure(points: Vec<Point>, place: &Place) -> Figure {
-    let ceilings = place.ceilings.expect("profiles and benches measure ceilings");
+fn figure(points: Vec<Point>, platform: &Platform) -> Figure {
+    let ceilings = platform.ceilings.expect("profiles and benches measure ceilings");
     let mut kernels: Vec<&str> = points.iter().map(|point| &*point.kernel).collect();
     kernels.sort_unstable();
     kernels.dedup();
@@ -121,21 +121,21 @@ fn figure(points: Vec<Point>, place: &Place) -> Figure {
     let drawn: Vec<(Mark, (f64, f64))> =
         points.iter().filter(|point| point.drawable()).map(|point| (mark(point), point.position())).collect();
     Figure {
-        title: place.label.clone(),
-        caption: caption(&points, place),
+        title: platform.label.clone(),
+        caption: caption(&points, platform),
         chart: draw(&drawn, ceilings),
         legend: legend(&points, &kernels),
         table: table(&points, ceilings),
     }
 }
 
-fn caption(points: &[Point], place: &Place) -> String {
+fn caption(points: &[Point], platform: &Platform) -> String {
     let hidden = points.iter().filter(|point| !point.drawable()).count();
     let without = match hidden {
         0 => String::new(),
         count => format!(" Kernels without arithmetic ({count}) are only in the table."),
     };
-    let clock = names::clock(&place.environment.clock);
+    let clock = names::clock(&platform.environment.clock);
     format!(
         "A point is a kernel with one shape, its dispatches in a step together, timed by {clock}.{without}"
     )

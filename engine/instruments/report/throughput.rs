@@ -2,16 +2,16 @@
 
 use super::bars::{self, Line};
 use super::page::{Figure, Table};
-use super::places::{Places, short};
+use super::platforms::{Platforms, short};
 use super::plot::colour;
 use crate::instruments::document::{Bench, BenchRow};
 use crate::instruments::numbers::{cell, percent};
 use crate::quant::Format;
 
 /// Returns a chart for each test: decode, then prefill, then both together.
-pub fn figures(benches: &[&Bench], places: &Places) -> Vec<Figure> {
+pub fn figures(benches: &[&Bench], platforms: &Platforms) -> Vec<Figure> {
     let rows: Vec<&BenchRow> = benches.iter().flat_map(|bench| &bench.rows).collect();
-    tests(&rows).into_iter().map(|rows| figure(rows, places)).collect()
+    tests(&rows).into_iter().map(|rows| figure(rows, platforms)).collect()
 }
 
 /// Returns the rows of each test at the smallest depth at which it ran.
@@ -42,13 +42,13 @@ pub fn name(row: &BenchRow) -> String {
     if row.batch > 1 { format!("{name}, {} sequences", row.batch) } else { name }
 }
 
-fn figure(mut rows: Vec<&BenchRow>, places: &Places) -> Figure {
-    let place = |row: &BenchRow| places.index(&row.environment);
-    rows.sort_by_key(|row| (place(row), row.subject.parameters, rank(&row.subject.format)));
+fn figure(mut rows: Vec<&BenchRow>, platforms: &Platforms) -> Figure {
+    let platform = |row: &BenchRow| platforms.index(&row.environment);
+    rows.sort_by_key(|row| (platform(row), row.subject.parameters, rank(&row.subject.format)));
     let mut lines = Vec::new();
     for (index, row) in rows.iter().enumerate() {
-        if index == 0 || place(rows[index - 1]) != place(row) {
-            lines.push(Line::Heading(places.at(&row.environment).label.clone()));
+        if index == 0 || platform(rows[index - 1]) != platform(row) {
+            lines.push(Line::Heading(platforms.at(&row.environment).label.clone()));
         }
         lines.push(Line::Bar {
             label: short(&row.subject),
@@ -63,7 +63,7 @@ fn figure(mut rows: Vec<&BenchRow>, places: &Places) -> Figure {
         caption: format!("Tokens per second of {test} by adapter, model and format; more is faster."),
         chart: bars::draw(&lines, "tok/s"),
         legend: Vec::new(),
-        table: table(&rows, places),
+        table: table(&rows, platforms),
     }
 }
 
@@ -71,11 +71,11 @@ fn figure(mut rows: Vec<&BenchRow>, places: &Places) -> Figure {
 const COLOURS: [usize; Format::ALL.len() + 1] = [3, 5, 2, 0, 1, 4];
 
 /// Returns the rank of a format among all.
-pub(crate) fn rank(format: &str) -> usize {
+pub fn rank(format: &str) -> usize {
     Format::ALL.iter().position(|other| other.to_string() == format).unwrap_or(Format::ALL.len())
 }
 
-fn table(rows: &[&BenchRow], places: &Places) -> Table {
+fn table(rows: &[&BenchRow], platforms: &Platforms) -> Table {
     let mut table = Table::new(&[
         "adapter",
         "model",
@@ -96,7 +96,7 @@ fn table(rows: &[&BenchRow], places: &Places) -> Table {
     ]);
     for row in rows {
         table.push([
-            places.at(&row.environment).label.clone(),
+            platforms.at(&row.environment).label.clone(),
             row.subject.model.clone(),
             row.subject.format.clone(),
             row.subject.kv.clone(),

@@ -5,7 +5,7 @@ use crate::instruments::names;
 use crate::session::KvFormat;
 
 /// An environment with what is known about it.
-pub(crate) struct Place<'a> {
+pub struct Platform<'a> {
     /// The environment.
     pub environment: &'a Environment,
     /// The adapter, and, if environments share it, the facts in which they differ.
@@ -17,46 +17,46 @@ pub(crate) struct Place<'a> {
 }
 
 /// Every environment of the documents, in the order in which they come.
-pub(crate) struct Places<'a>(Vec<Place<'a>>);
+pub struct Platforms<'a>(Vec<Platform<'a>>);
 
-impl<'a> Places<'a> {
+impl<'a> Platforms<'a> {
     /// Collects the environments.
     pub fn of(documents: &'a [(String, Document)]) -> Self {
-        let mut places: Vec<Place> = Vec::new();
+        let mut platforms: Vec<Platform> = Vec::new();
         for (file, document) in documents {
             for (environment, ceilings) in measured(document) {
-                let known = places.iter().position(|place| place.environment == environment);
-                let index = known.unwrap_or(places.len());
+                let known = platforms.iter().position(|platform| platform.environment == environment);
+                let index = known.unwrap_or(platforms.len());
                 if known.is_none() {
                     let label = environment.adapter.clone();
-                    places.push(Place { environment, label, ceilings: None, files: Vec::new() });
+                    platforms.push(Platform { environment, label, ceilings: None, files: Vec::new() });
                 }
-                let place = &mut places[index];
-                place.ceilings = highest(place.ceilings, ceilings);
-                if !place.files.contains(&&**file) {
-                    place.files.push(file);
+                let platform = &mut platforms[index];
+                platform.ceilings = highest(platform.ceilings, ceilings);
+                if !platform.files.contains(&&**file) {
+                    platform.files.push(file);
                 }
             }
         }
-        let labels: Vec<String> = places.iter().map(|place| label(place, &places)).collect();
-        places.iter_mut().zip(labels).for_each(|(place, label)| place.label = label);
-        Self(places)
+        let labels: Vec<String> = platforms.iter().map(|platform| label(platform, &platforms)).collect();
+        platforms.iter_mut().zip(labels).for_each(|(platform, label)| platform.label = label);
+        Self(platforms)
     }
 
-    /// Yields the places.
-    pub fn iter(&self) -> impl Iterator<Item = &Place<'a>> {
+    /// Yields the platforms.
+    pub fn iter(&self) -> impl Iterator<Item = &Platform<'a>> {
         self.0.iter()
     }
 
-    /// Returns the place of an environment.
-    pub fn at(&self, environment: &Environment) -> &Place<'a> {
+    /// Returns the platform of an environment.
+    pub fn at(&self, environment: &Environment) -> &Platform<'a> {
         &self.0[self.index(environment)]
     }
 
-    /// Returns the index of an environment's place.
+    /// Returns the index of an environment's platform.
     pub fn index(&self, environment: &Environment) -> usize {
-        let index = self.0.iter().position(|place| place.environment == environment);
-        index.expect("places are those of every document")
+        let index = self.0.iter().position(|platform| platform.environment == environment);
+        index.expect("platforms are those of every document")
     }
 }
 
@@ -84,16 +84,16 @@ fn highest(a: Option<Ceilings>, b: Option<Ceilings>) -> Option<Ceilings> {
     })
 }
 
-/// Returns the adapter's name with the facts in which other places of the same adapter differ.
-fn label(place: &Place, places: &[Place]) -> String {
-    let adapter = &place.environment.adapter;
-    let alike = || places.iter().filter(|other| other.environment.adapter == *adapter);
-    let own = names::facts(place.environment);
+/// Returns the adapter's name with the facts in which other platforms of the same adapter differ.
+fn label(platform: &Platform, platforms: &[Platform]) -> String {
+    let adapter = &platform.environment.adapter;
+    let alike = || platforms.iter().filter(|other| other.environment.adapter == *adapter);
+    let own = names::facts(platform.environment);
     let differing = own.iter().enumerate().filter(|(index, (_, value))| {
         alike().any(|other| names::facts(other.environment)[*index].1 != *value)
     });
     let differing: Vec<String> = differing.map(|(_, (name, value))| format!("{name} {value}")).collect();
-    let software = if place.environment.software { " [software]" } else { "" };
+    let software = if platform.environment.software { " [software]" } else { "" };
     if differing.is_empty() {
         format!("{adapter}{software}")
     } else {
