@@ -61,16 +61,20 @@ fn random((name, rows, cols): Product, format: Format, tokens: usize) -> Case {
     case.residual(Fill::Uniform(1.0)).weight(Fill::Uniform(0.1)).build()
 }
 
-/// Checks cases, several references at a time.
+/// Checks cases, several at a time. A software adapter compiles and runs what one device was given one after another:
+/// each thread has a device. Neighbours should need the same pipelines.
 fn check(gpu: &Gpu, cases: impl Iterator<Item = Case>) {
     let cases: Vec<Case> = cases.collect();
-    let failed: Vec<String> = cases
-        .par_iter()
-        .filter_map(|case| {
-            let mismatch = Prepared::new(case).check(gpu).unwrap()?;
+    let share = cases.len().div_ceil(rayon::current_num_threads().min(4));
+    let on_device = |cases: &[Case]| -> Vec<String> {
+        let gpu = gpu.at_tier(gpu.tier()).unwrap();
+        let failed = |case: &Case| {
+            let mismatch = Prepared::new(case).check(&gpu).unwrap()?;
             Some(format!("{} [{}]: {mismatch}", case.kernel.name(), case.label))
-        })
-        .collect();
+        };
+        cases.iter().filter_map(failed).collect()
+    };
+    let failed: Vec<String> = cases.par_chunks(share).flat_map_iter(on_device).collect();
     eprintln!("{} cases ran", cases.len());
     assert!(failed.is_empty(), "{} of {} cases failed:\n{}", failed.len(), cases.len(), failed.join("\n"));
 }
@@ -92,10 +96,13 @@ fn the_last_rows_of_every_shape_match_their_reference() {
         let tokens = |n: usize| {
             TOKENS.into_iter().filter(move |&tokens| tokens <= 64 || n.is_multiple_of(4) || n == last)
         };
-        let shapes =
-            of_name.iter().enumerate().flat_map(|(n, &product)| tokens(n).map(move |t| (product, t)));
-        let cases = shapes.flat_map(|(product, tokens)| Format::ALL.map(|f| random(product, f, tokens)));
-        check(&gpu, cases);
+        let shapes: Vec<_> = of_name
+            .iter()
+            .enumerate()
+            .flat_map(|(n, &product)| tokens(n).map(move |t| (product, t)))
+            .collect();
+        let of_format = |format| shapes.iter().map(move |&(product, tokens)| random(product, format, tokens));
+        check(&gpu, Format::ALL.into_iter().flat_map(of_format));
     }
 }
 
