@@ -35,13 +35,13 @@ impl Bound {
         Ok(Self(graph.tensors().iter().map(range).collect()))
     }
 
-    /// Binds a tensor to the start of a range. A range that is too small is skipped: then no operation of the step
-    /// binds the tensor.
+    /// Binds a tensor to the start of a range.
+    ///
+    /// # Panics
+    /// When the range is too small.
     pub(super) fn set(&mut self, step: &StepGraph, tensor: TensorId, range: &BufferRange) {
         let bytes = plan::bytes(&step.graph.tensors()[tensor]);
-        if bytes <= range.bytes() {
-            self.0[tensor.0 as usize] = vec![range.slice(0, bytes)];
-        }
+        self.0[tensor.0 as usize] = vec![range.slice(0, bytes)];
     }
 
     /// Builds pipelines and bind groups of the step.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use cpu_time::ThreadTime;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Readback, Submission};
+use crate::gpu::{Gpu, Readback, Submission};
 use crate::kernels::draw::last_seen;
 use crate::kernels::{MOST_TOKENS, token};
 use crate::model::shape::{Logits, Sampling, StepShape};
@@ -147,7 +147,7 @@ impl BatchSession {
         }
         self.buffers.allocate_scores(&self.model)?;
         let most = self.capacity.next_power_of_two();
-        self.write_rows(most, draws);
+        write_rows(&self.model.gpu, &self.buffers, &mut [], most, draws);
         let samplings = [Some(Sampling::Greedy), draws.then_some(Sampling::Random)];
         for rows in powers_of_two(1, most) {
             for keys in self.model.paths.key_counts(self.context()) {
@@ -362,12 +362,11 @@ impl BatchSession {
         let scored = self.sequences.iter().any(|sequence| sequence.logprobs.is_some());
         let shape = self.shape(rows, keys, sampling, scored);
         self.buffers.allocate(&self.model, &shape)?;
-        // Building a step does not count as host time.
-        self.built.step(&self.model, shape, &self.buffers)?;
-        let start = ThreadTime::now();
-        self.write_rows(rows, random);
         let (gpu, buffers) = (&self.model.gpu, &self.buffers);
         let executor = self.built.step(&self.model, shape, buffers)?;
+        // Building a step does not count as host time.
+        let start = ThreadTime::now();
+        write_rows(gpu, buffers, &mut self.sequences, rows, random);
         let drawn = buffers.drawn.as_ref().expect("a batch chooses by every row").slice(0, rows as u64 * 4);
         let submission = match buffers.scores.as_ref().filter(|_| scored) {
             None => executor.run_and_copy(gpu, 1, &[&drawn], &self.readback),
@@ -380,23 +379,23 @@ impl BatchSession {
         self.host_time += start.elapsed();
         gpu.check()
     }
+}
 
-    /// Writes the token, position and slot of each row, and its options if any row draws. A padding row is at the start
-    /// of the slot that nothing reads, and is greedy.
-    fn write_rows(&mut self, rows: usize, random: bool) {
-        let (mut ids, mut positions) = ([0u32; MOST_TOKENS], [[0, self.capacity as u32]; MOST_TOKENS]);
-        let mut options = [Sampler::greedy().options().packed(); MOST_TOKENS];
-        for (row, sequence) in self.sequences.iter_mut().enumerate() {
-            ids[row] = sequence.last;
-            positions[row] = [sequence.position as u32, sequence.slot as u32];
-            options[row] = sequence.draw.unwrap_or(options[row]);
-            sequence.row = Some(row);
-        }
-        let gpu = &self.model.gpu;
-        gpu.write(&self.buffers.ids, 0, bytemuck::cast_slice(&ids[..rows]));
-        gpu.write(&self.buffers.position, 0, bytemuck::cast_slice(&positions[..rows]));
-        if let Some(drawing) = self.buffers.drawing.as_ref().filter(|_| random) {
-            gpu.write(&drawing.options, 0, bytemuck::cast_slice(&options[..rows]));
-        }
+/// Writes the token, position and slot of each row, and its options if any row draws. A padding row is at the start
+/// of the last slot, which nothing reads, and is greedy.
+fn write_rows(gpu: &Gpu, buffers: &StepBuffers, sequences: &mut [Sequence], rows: usize, random: bool) {
+    let idle = buffers.sizes().slots.map_or(0, |slots| slots as u32 - 1);
+    let (mut ids, mut positions) = ([0u32; MOST_TOKENS], [[0, idle]; MOST_TOKENS]);
+    let mut options = [Sampler::greedy().options().packed(); MOST_TOKENS];
+    for (row, sequence) in sequences.iter_mut().enumerate() {
+        ids[row] = sequence.last;
+        positions[row] = [sequence.position as u32, sequence.slot as u32];
+        options[row] = sequence.draw.unwrap_or(options[row]);
+        sequence.row = Some(row);
+    }
+    gpu.write(&buffers.ids, 0, bytemuck::cast_slice(&ids[..rows]));
+    gpu.write(&buffers.position, 0, bytemuck::cast_slice(&positions[..rows]));
+    if let Some(drawing) = buffers.drawing.as_ref().filter(|_| random) {
+        gpu.write(&drawing.options, 0, bytemuck::cast_slice(&options[..rows]));
     }
 }
